@@ -1,0 +1,664 @@
+"""Which options there are, and which value each one has.
+
+`Config` is the table: one field for each option, with everything else that is said about it (flags, kind,
+help, precedents) in the field's metadata. The flags, the environment names, the keys of the file, `--help`
+and docs/configuration.md are all made from it. `Console` continues the table with what only the command
+line knows. A program that embeds the server comes in through `Config.from_options`; environment and files
+are read by `load_config` alone, which is called by the command and by nothing else.
+
+The module is longer than others because the table stands in one piece.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+ENVIRONMENT_PREFIX = "AIOSERVE_"
+FILE_NAME = "aioserve.toml"
+PROJECT_FILE_NAME = "pyproject.toml"
+
+
+class ConfigError(ValueError):
+    """A wrong option or value; the text says where it stands, what it is, and what was expected."""
+
+
+# ---- kinds: what a value may be --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one option takes.
+
+    `read` turns a typed value or a text into the value of the option and raises ValueError for anything
+    else; what it returns, it returns unchanged when it is given again. `show` is the way back: `read`
+    understands what it gives. `expected` completes the sentence "expected ...".
+    """
+
+    metavar: str
+    expected: str
+    read: Callable[[object], object]
+    show: Callable[[object], str] = str
+    repeatable: bool = False
+    switch: bool = False
+    choices: tuple[str, ...] = ()
+
+
+# Fifteen digits hold every number that has a meaning here, and cost nothing to convert. These patterns are
+# not compiled before they are needed: the command is waited for while it starts.
+_NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([a-zA-Z]*)"
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600}
+# KB and MB are not read: to some they are powers of ten, and a limit should not be guessed.
+_BYTES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+_ON_OFF = {
+    **dict.fromkeys(("on", "true", "yes", "1"), True),
+    **dict.fromkeys(("off", "false", "no", "0"), False),
+}
+
+
+def _read_number(value: object, units: Mapping[str, float]) -> float:
+    # bool is an int to isinstance, but port=True is a mistake and not port 1.
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(_NUMBER, value.strip())):
+        digits, unit = match[1], match[2].lower()
+        if unit in units:
+            return (float(digits) if "." in digits else int(digits)) * units[unit]
+    raise ValueError
+
+
+def _read_whole(value: object, units: Mapping[str, float], minimum: int, maximum: int) -> int:
+    number = _read_number(value, units)
+    if isinstance(number, int) and minimum <= number <= maximum:
+        return number
+    raise ValueError
+
+
+def _count(minimum: int, maximum: int, metavar: str = "N", zero: str = "") -> Kind:
+    def read(value: object) -> int:
+        return _read_whole(value, {"": 1}, minimum, maximum)
+
+    return Kind(metavar, f"a whole number from {minimum} to {maximum}{zero}", read)
+
+
+def _show_size(value: object) -> str:
+    assert isinstance(value, int)
+    for unit in ("GiB", "MiB", "KiB"):
+        scale = _BYTES[unit.lower()]
+        if value >= scale and value % scale == 0:
+            return f"{value // scale}{unit}"
+    return str(value)
+
+
+def _size(minimum: int, maximum: int) -> Kind:
+    def read(value: object) -> int:
+        return _read_whole(value, _BYTES, minimum, maximum)
+
+    span = f"{minimum} bytes to {_show_size(maximum)}"
+    return Kind("SIZE", f"a size from {span}, such as 65536, 64K or 64KiB", read, _show_size)
+
+
+# A day: what is longer than that is no limit, and most likely meant as milliseconds.
+_LONGEST_S = 86_400
+
+
+def _seconds(minimum: float) -> Kind:
+    def read(value: object) -> float:
+        number = _read_number(value, _SECONDS)
+        if minimum <= number <= _LONGEST_S:  # False for NaN
+            return float(number)
+        raise ValueError
+
+    expected = f"seconds from {minimum:g} to {_LONGEST_S}, such as 15, 1.5, 15s or 2m"
+    return Kind("SECONDS", expected, read, lambda value: f"{value:g}")
+
+
+def _choice(*choices: str) -> Kind:
+    def read(value: object) -> str:
+        if isinstance(value, str) and value.strip().lower() in choices:
+            return value.strip().lower()
+        raise ValueError
+
+    expected = "one of " + ", ".join(choices)
+    return Kind("|".join(choices), expected, read, choices=choices)
+
+
+def _read_switch(value: object) -> bool:
+    if isinstance(value, str):
+        value = _ON_OFF.get(value.strip().lower())
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _read_items(value: object) -> tuple[str, ...]:
+    """A text is a list with commas; the items of a sequence are taken as they are."""
+    if isinstance(value, str):
+        return tuple(item for part in value.split(",") if (item := part.strip()))
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        items = tuple(item for item in value if isinstance(item, str))
+        if len(items) == len(value):
+            return items
+    raise ValueError
+
+
+def _show_items(value: object) -> str:
+    return ",".join(_read_items(value))
+
+
+def _read_names(value: object) -> tuple[str, ...]:
+    names = _read_items(value)
+    if any(name in ("", ".", "..") or "/" in name or "\0" in name for name in names):
+        raise ValueError
+    return tuple(dict.fromkeys(names))
+
+
+def _read_hosts(value: object) -> tuple[str, ...]:
+    hosts: dict[str, None] = {}
+    for item in _read_items(value):
+        # [::1] is how an address stands in a URL, from which people copy it.
+        host = item[1:-1] if item[:1] == "[" and item[-1:] == "]" else item
+        # One colon is a port; more are an IPv6 address.
+        if not host.isprintable() or not host or host.count(":") == 1 or set(host) & set(" /[]@"):
+            raise ValueError
+        hosts[host] = None
+    if not hosts:
+        raise ValueError
+    return tuple(hosts)
+
+
+def _read_path(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value and "\0" not in value):
+        return value
+    raise ValueError
+
+
+def _show_switch(value: object) -> str:
+    return "on" if value else "off"
+
+
+_SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
+_HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
+_NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
+_PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
+
+# ---- the table -------------------------------------------------------------------------------------------
+
+_ADDRESS = "Address"
+_CONTENT = "Content"
+_OUTPUT = "Output"
+_TIMEOUTS = "Timeouts"
+_LIMITS = "Limits"
+_GENERAL = "General"
+GROUPS = (_ADDRESS, _CONTENT, _OUTPUT, _TIMEOUTS, _LIMITS, _GENERAL)
+
+
+def _option(
+    default: T, kind: Kind, flags: str, group: str, text: str, precedents: str = "", *, in_file: bool = True
+) -> T:
+    """One row of the table; its name is the field's."""
+    metadata = {
+        "kind": kind,
+        "flags": tuple(flags.split()),
+        "group": group,
+        "help": text,
+        "precedents": precedents,
+        "in_file": in_file,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every option of the server. An instance is valid: making one with a wrong value raises ConfigError.
+
+    `from_options` also takes what people write: texts such as "64KiB", and one host instead of several.
+    """
+
+    port: int = _option(
+        8080,
+        _count(0, 65_535, "PORT", " (0 takes a free one)"),
+        "-p --port",
+        _ADDRESS,
+        "TCP port to listen on; 0 takes a free one. When it is not given and busy, the next free one.",
+        "miniserve, http-server and darkhttpd have 8080, http.server 8000",
+    )
+    host: tuple[str, ...] = _option(
+        ("127.0.0.1",),
+        _HOSTS,
+        "-b --bind --host",
+        _ADDRESS,
+        "Address to listen on, IPv4 or IPv6; may be repeated. 0.0.0.0 and :: are all of the machine.",
+        "granian and servery have 127.0.0.1; http.server listens on all addresses",
+    )
+    backlog: int = _option(
+        2048,
+        _count(1, 65_535),
+        "--backlog",
+        _ADDRESS,
+        "Connections that may wait in the kernel; it cuts this at its own limit.",
+        "uvicorn and gunicorn have 2048, nginx 511; Linux cuts at net.core.somaxconn, 4096",
+    )
+
+    index: tuple[str, ...] = _option(
+        ("index.html",),
+        _NAMES,
+        "--index",
+        _CONTENT,
+        "File that stands for its folder; may be repeated, the first that exists is taken.",
+        "http.server has index.html and index.htm",
+    )
+    hidden: bool = _option(
+        False,
+        _SWITCH,
+        "--hidden",
+        _CONTENT,
+        "Serve names that begin with a dot. /.well-known is always served.",
+        "off in miniserve, sirv and send; on in http.server and Caddy",
+    )
+    symlinks: str = _option(
+        "inside",
+        _choice("none", "inside", "all"),
+        "--symlinks",
+        _CONTENT,
+        "Which symbolic links are followed: none, those whose target is inside the root, or all.",
+        "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
+    )
+    server_header: bool = _option(
+        True,
+        _SWITCH,
+        "--server-header",
+        _CONTENT,
+        "Send the field Server with every answer.",
+        "nginx: server_tokens",
+    )
+
+    log_format: str = _option(
+        "common",
+        _choice("off", "common", "combined", "json"),
+        "--log-format",
+        _OUTPUT,
+        "How each exchange is written to standard output.",
+        "common and combined as Apache and nginx write them",
+    )
+
+    grace_s: float = _option(
+        25.0,
+        _seconds(0),
+        "--grace",
+        _TIMEOUTS,
+        "When told to stop, wait so long for answers that are being sent.",
+        "Kubernetes kills after 30",
+    )
+    head_timeout_s: float = _option(
+        15.0,
+        _seconds(0.001),
+        "--head-timeout",
+        _TIMEOUTS,
+        "A request head must be complete so long after its first byte (408).",
+        "h2o 10, Apache 20, nginx 60",
+    )
+    body_timeout_s: float = _option(
+        15.0,
+        _seconds(0.001),
+        "--body-timeout",
+        _TIMEOUTS,
+        "A request body must be complete so long after its head.",
+        "Apache 20; nginx 60 between two reads",
+    )
+    keepalive_timeout_s: float = _option(
+        75.0,
+        _seconds(0.001),
+        "--keepalive-timeout",
+        _TIMEOUTS,
+        "An idle connection is kept so long for another request.",
+        "nginx 75, node and uvicorn 5; longer than the 60 of common load balancers, which should close first",
+    )
+    keepalive_timeout_busy_s: float = _option(
+        5.0,
+        _seconds(0.001),
+        "--keepalive-timeout-busy",
+        _TIMEOUTS,
+        "The same while more than 80 % of --max-connections are open.",
+        "Apache 5 at any time",
+    )
+    send_timeout_s: float = _option(
+        60.0,
+        _seconds(0.001),
+        "--send-timeout",
+        _TIMEOUTS,
+        "A client that takes not one byte of its answer for so long is cut off.",
+        "nginx 60",
+    )
+    queue_timeout_s: float = _option(
+        1.0,
+        _seconds(0),
+        "--queue-timeout",
+        _TIMEOUTS,
+        "A request that waits so long for a disk thread gets 503.",
+    )
+    linger_idle_s: float = _option(
+        5.0,
+        _seconds(0),
+        "--linger-idle",
+        _TIMEOUTS,
+        "When closing, wait so long for more bytes of the client, so that it can read the last answer.",
+        "nginx: lingering_timeout 5",
+    )
+    linger_total_s: float = _option(
+        30.0,
+        _seconds(0),
+        "--linger-total",
+        _TIMEOUTS,
+        "When closing, wait so long in all.",
+        "nginx: lingering_time 30",
+    )
+
+    request_line_bytes: int = _option(
+        8190,
+        _size(64, 1 << 20),
+        "--max-request-line",
+        _LIMITS,
+        "A longer request line gets 414.",
+        "RFC 9112 asks for at least 8000; Apache 8190, nginx 8 KiB",
+    )
+    head_bytes: int = _option(
+        32 << 10,
+        _size(256, 16 << 20),
+        "--max-head",
+        _LIMITS,
+        "A larger request head gets 431.",
+        "node 16 KiB, nginx 32 KiB, Go 1 MiB",
+    )
+    fields: int = _option(
+        100,
+        _count(1, 10_000),
+        "--max-fields",
+        _LIMITS,
+        "A request with more header fields gets 431.",
+        "Apache 100, node 2000",
+    )
+    body_discard_bytes: int = _option(
+        64 << 10,
+        _size(0, 1 << 30),
+        "--max-body-discard",
+        _LIMITS,
+        "A request body that nobody wants is read so far to keep the connection; beyond that it is closed.",
+        "Go 256 KiB",
+    )
+    connections: int = _option(
+        0,
+        _count(0, 1_000_000),
+        "--max-connections",
+        _LIMITS,
+        "Open connections; more wait in the backlog. 0 takes what the descriptors allow, at most 10000.",
+        "nginx 512; a socket and a file each, so (RLIMIT_NOFILE - 64) / 2",
+    )
+    min_rate: int = _option(
+        0,
+        _size(0, 1 << 30),
+        "--min-rate",
+        _LIMITS,
+        "A client that takes its answer more slowly than this many bytes a second is cut off; 0 is off.",
+        "Apache's mod_reqtimeout: 500 for requests",
+    )
+    threads: int = _option(
+        32,
+        _count(1, 1024),
+        "--threads",
+        _LIMITS,
+        "Threads that wait for the disk.",
+        "nginx 32 in a thread pool; libuv 4, anyio 40",
+    )
+    threads_per_file: int = _option(
+        4,
+        _count(1, 1024),
+        "--threads-per-file",
+        _LIMITS,
+        "Of these, so many for one file at a time, so that one slow file does not stop the others.",
+    )
+    linger_bytes: int = _option(
+        64 << 20,
+        _size(0, 1 << 30),
+        "--max-linger",
+        _LIMITS,
+        "When closing, read and drop so much of the client in all.",
+    )
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            if option.embeddable:
+                value = getattr(self, option.name)
+                if option.parse(value, option.name) != value:
+                    _refuse(option.name, value, option.kind.expected)
+
+    @classmethod
+    def from_options(cls, **options: object) -> Config:
+        """The configuration with these options, typed or as text; raises ConfigError for a wrong one.
+
+        An option may be named as here (`head_timeout_s`) or as on the command line (`head_timeout`).
+        """
+        return cls(**_parse_layer(_find_embedded(options)))  # type: ignore[arg-type]  # each is parsed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Console:
+    """The options of the command line alone; a program that embeds the server decides these by itself."""
+
+    directory: str | None = _option(
+        None, _PATH, "-d --directory", _CONTENT, "The same as ROOT.", "http.server: -d"
+    )
+    quiet: bool = _option(False, _SWITCH, "-q --quiet", _OUTPUT, "Write nothing but errors.")
+    verbose: bool = _option(
+        False, _SWITCH, "-v --verbose", _OUTPUT, "Write more about what happens to standard error."
+    )
+    open: bool = _option(False, _SWITCH, "-o --open", _OUTPUT, "Open the browser once the server listens.")
+    config: str | None = _option(
+        None,
+        _PATH,
+        "--config",
+        _GENERAL,
+        f"Read options from this file; else from {FILE_NAME} or {PROJECT_FILE_NAME} in the current folder.",
+        in_file=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as each of the places where it can be given sees it.
+
+    `name` is the field of `Config` (`head_timeout_s`); `word` is the name without its unit, from which the
+    other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file.
+    """
+
+    name: str
+    default: object
+    embeddable: bool
+    kind: Kind
+    flags: tuple[str, ...]
+    group: str
+    help: str
+    precedents: str
+    in_file: bool
+
+    @property
+    def word(self) -> str:
+        # --bind comes first in --help; the host is what it names.
+        return self.flags[-1][2:].replace("-", "_")
+
+    @property
+    def environment(self) -> str:
+        return ENVIRONMENT_PREFIX + self.word.upper()
+
+    @property
+    def key(self) -> str | None:
+        """The key in a file; None for an option that a file cannot hold."""
+        return self.word.replace("_", "-") if self.in_file else None
+
+    def parse(self, value: object, where: str) -> object:
+        """The option's value for a typed value or a text; raises ConfigError, which says where it stood."""
+        try:
+            return self.kind.read(value)
+        except ValueError:
+            _refuse(where, value, self.kind.expected)
+
+
+def _list_options(table: type[Config] | type[Console]) -> Iterator[Option]:
+    for row in fields(table):
+        yield Option(row.name, row.default, table is Config, **row.metadata)
+
+
+OPTIONS: tuple[Option, ...] = (*_list_options(Config), *_list_options(Console))
+_BY_NAME = {name: option for option in OPTIONS for name in (option.name, option.word)}
+_BY_ENVIRONMENT = {option.environment: option for option in OPTIONS}
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+# What Kubernetes puts into the environment of every container beside a service that is called "aioserve".
+_SERVICE_LINK = r"SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command was asked for; `given` names the options that were given somewhere."""
+
+    config: Config
+    console: Console
+    given: frozenset[str]
+
+
+def load_config(flags: Mapping[str, object], environ: Mapping[str, str], folder: str) -> Settings:
+    """The options of one run: flags before environment before file before default.
+
+    `flags` holds by option name what was given on the command line. The file is the one that `config`
+    names, else aioserve.toml in `folder`, else the table [tool.aioserve] of pyproject.toml there. A value
+    is checked wherever it stands, also where another place overrides it.
+
+    Raises: ConfigError.
+    """
+    from_flags = _parse_layer((_BY_NAME[name], _BY_NAME[name].flags[-1], flags[name]) for name in flags)
+    from_environment = _parse_layer(_find_in_environment(environ))
+    named = {**from_environment, **from_flags}.get("config")
+    from_file = _parse_layer(_find_in_file(str(named) if named else None, folder))
+    values = {**from_file, **from_environment, **from_flags}
+    return Settings(
+        Config(**_pick(values, embeddable=True)),  # type: ignore[arg-type]  # each was parsed by its kind
+        Console(**_pick(values, embeddable=False)),  # type: ignore[arg-type]
+        frozenset(values),
+    )
+
+
+def _pick(values: Mapping[str, object], *, embeddable: bool) -> dict[str, object]:
+    names = [option.name for option in OPTIONS if option.embeddable is embeddable]
+    return {name: values[name] for name in names if name in values}
+
+
+def _parse_layer(layer: Iterable[tuple[Option, str, object]]) -> dict[str, object]:
+    """The values of one place, by option name, from (option, where it stands, what is written there)."""
+    values: dict[str, object] = {}
+    places: dict[str, str] = {}
+    for option, where, value in layer:
+        if option.name in places:
+            raise ConfigError(f"{where}: the same option as {places[option.name]}, expected one of the two")
+        places[option.name] = where
+        values[option.name] = option.parse(value, where)
+    return values
+
+
+def _find_embedded(options: Mapping[str, object]) -> Iterator[tuple[Option, str, object]]:
+    for name, value in options.items():
+        option = _BY_NAME.get(name)
+        if option is None:
+            _refuse_unknown(name, name, {option.name: option.name for option in OPTIONS if option.embeddable})
+        if not option.embeddable:
+            raise ConfigError(f"{name}: an option of the command line, expected one of the server")
+        yield option, name, value
+
+
+def _find_in_environment(environ: Mapping[str, str]) -> Iterator[tuple[Option, str, object]]:
+    linked = ENVIRONMENT_PREFIX + "SERVICE_HOST" in environ
+    for name, value in environ.items():
+        # Container tools pass a variable that is not set as an empty one.
+        if not name.startswith(ENVIRONMENT_PREFIX) or not value:
+            continue
+        word = name.removeprefix(ENVIRONMENT_PREFIX)
+        if linked and (re.fullmatch(_SERVICE_LINK, word) or (word == "PORT" and "://" in value)):
+            continue
+        option = _BY_ENVIRONMENT.get(name)
+        if option is None:
+            _refuse_unknown(name, word, {option.word.upper(): option.environment for option in OPTIONS})
+        yield option, name, value
+
+
+def _find_in_file(named: str | None, folder: Path) -> Iterator[tuple[Option, str, object]]:
+    for name in (named,) if named else (FILE_NAME, PROJECT_FILE_NAME):
+        path = folder / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            if named is None and isinstance(error, FileNotFoundError):
+                continue
+            raise ConfigError(
+                f"{path}: {os.strerror(error.errno or 0)}, expected a file of options"
+            ) from None
+        if path.name != PROJECT_FILE_NAME:
+            yield from _find_in_table(_parse_toml(data, path), path, "")
+            return
+        # The file of a project that does not mention us is none of our business, whatever is in it.
+        if b"aioserve" in data:
+            tools = _parse_toml(data, path).get("tool")
+            table = tools.get("aioserve", {}) if isinstance(tools, dict) else {}
+            if not isinstance(table, dict):
+                _refuse(f"{path}: tool.aioserve", table, "a table")
+            yield from _find_in_table(table, path, "tool.aioserve.")
+
+
+def _find_in_table(
+    table: Mapping[str, object], path: Path, prefix: str
+) -> Iterator[tuple[Option, str, object]]:
+    for key, value in table.items():
+        where = f"{path}: {prefix}{key}"
+        option = _BY_NAME.get(key.replace("-", "_"))
+        if option is None or option.key is None:
+            keys = [option.key for option in OPTIONS if option.key]
+            _refuse_unknown(where, key.replace("_", "-"), dict(zip(keys, keys, strict=True)))
+        # A path in a file starts at the file, wherever the command is run.
+        if option.kind is _PATH and isinstance(value, str):
+            value = value and str(path.parent / value)
+        yield option, where, value
+
+
+def _parse_toml(data: bytes, path: Path) -> dict[str, object]:
+    import tomllib  # only when there is a file: it takes a twentieth of the time to start
+
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8, expected TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        what = str(error)
+        line_match = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", what)
+        line = int(line_match[1]) if line_match else data.count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: {what.partition(' (at ')[0]}, expected TOML") from None
+
+
+def _refuse(where: str, value: object, expected: str) -> NoReturn:
+    written = repr(value)
+    if len(written) > 80:
+        written = written[:77] + "..."
+    raise ConfigError(f"{where}: got {written}, expected {expected}")
+
+
+def _refuse_unknown(where: str, word: str, known: Mapping[str, str]) -> NoReturn:
+    """`known` gives for each word that would have been right how it is written there."""
+    from difflib import get_close_matches  # only when something is wrong
+
+    match = get_close_matches(word, known, n=1)
+    advice = f"did you mean {known[match[0]]}?" if match else "expected one of " + ", ".join(known.values())
+    raise ConfigError(f"{where}: no such option; {advice}")

@@ -1,0 +1,1 @@
+"""Moves: accepts connections, reads requests, sends what was planned. Decides nothing."""

@@ -1,0 +1,352 @@
+"""A site on its sockets: `Server` and `serve()`. Binds, accepts within limits, drains, stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from aioserve.config import Config
+from aioserve.content.disk import Disk
+from aioserve.content.files import Files, Symlinks
+from aioserve.content.site import Site
+from aioserve.network.access_log import Exchange, make_log_observer
+from aioserve.network.clock import Clock
+from aioserve.network.connection import Connection, ConnectionLimits
+from aioserve.network.listener import Listener
+from aioserve.network.stream import Stream, StreamLimits
+from aioserve.protocol.plan import Field
+
+if sys.platform != "win32":
+    import resource
+
+_logger = logging.getLogger("aioserve")
+
+# Descriptors that are not for connections: the loop, the root, the log, what the program itself holds.
+_RESERVED_DESCRIPTORS = 64
+_MAX_AUTOMATIC_CONNECTIONS = 10_000
+
+# Above this share of the connections allowed, idle ones have to go sooner.
+_BUSY_SHARE = 0.8
+
+# Seconds until an aborted connection must be gone: one turn of the loop, generously.
+_ABORT_S = 1.0
+
+# Accepting begins again when this share of the connections allowed is free: not at each single one.
+_RESUME_SHARE = 0.05
+
+
+class Server:
+    """Serves the folder (or the one file) `root` over HTTP/1.1 while it is started.
+
+    As a context manager it starts and stops itself; it can be started again. It runs on the loop of the
+    caller and touches nothing else of the process: no signals, no logging set-up, no environment.
+
+    `options` are those of `aioserve serve`, by their names in docs/configuration.md. Raises ConfigError for
+    an unknown one or a wrong value. `start` raises OSError when the root cannot be read or an address not
+    be bound.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        port: int = 8080,
+        *,
+        host: str | Sequence[str] = "127.0.0.1",
+        **options: object,
+    ) -> None:
+        config = Config.from_options(port=port, host=host, **options)
+        observe = make_log_observer(config.log_format) if config.log_format != "off" else None
+        self._set_up(root, config, observe)
+
+    @classmethod
+    def from_config(
+        cls,
+        root: str | os.PathLike[str],
+        config: Config,
+        *,
+        observer: Callable[[Exchange], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
+    ) -> Server:
+        """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second."""
+        server = cls.__new__(cls)
+        server._set_up(root, config, observer)
+        if on_tick is not None:
+            server._clock.each_tick(lambda _: on_tick())
+        return server
+
+    def _set_up(
+        self,
+        root: str | os.PathLike[str],
+        config: Config,
+        observe: Callable[[Exchange], None] | None,
+    ) -> None:
+        self._root = root
+        self._config = config
+        self._observe = observe
+        self._clock = Clock()
+        self._clock.each_tick(self._sweep)
+        self._server_field: tuple[Field, ...] = (("Server", "aioserve"),) if config.server_header else ()
+        self._stream_limits = StreamLimits(
+            send_timeout_s=config.send_timeout_s,
+            min_rate_bytes_s=config.min_rate,
+            linger_idle_s=config.linger_idle_s,
+            linger_total_s=config.linger_total_s,
+            linger_bytes=config.linger_bytes,
+        )
+        self._connection_limits = ConnectionLimits(
+            request_line_bytes=config.request_line_bytes,
+            head_bytes=config.head_bytes,
+            fields=config.fields,
+            head_timeout_s=config.head_timeout_s,
+            body_timeout_s=config.body_timeout_s,
+            body_discard_bytes=config.body_discard_bytes,
+            keepalive_timeout_s=config.keepalive_timeout_s,
+            keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
+        )
+        self._max_connections = config.connections or find_connection_limit()
+        self._resume_at = self._max_connections - max(1, int(self._max_connections * _RESUME_SHARE))
+        self._listeners: list[Listener] = []
+        self._addresses: tuple[tuple[str, int], ...] = ()
+        # Every stream that is open, with its connection, or None while more were accepted than may be served.
+        self._streams: dict[Stream, Connection | None] = {}
+        self._waiting: dict[Stream, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_paused = False
+        self._all_left = asyncio.Event()
+
+    # What embedding programs ask.
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """(host, port) of each socket, as bound; empty when not started."""
+        return self._addresses
+
+    @property
+    def port(self) -> int:
+        """The port of the first address: the real one when 0 was asked for."""
+        return self._addresses[0][1] if self._addresses else self._config.port
+
+    @property
+    def url(self) -> str:
+        """The URL of the root at the first address, one that a client on this machine can use."""
+        host = self._addresses[0][0] if self._addresses else self._config.host[0]
+        return format_url(host, self.port)
+
+    # Its life.
+
+    async def start(self) -> None:
+        """Binds and listens. When this returns, the server answers."""
+        self._disk = Disk(
+            threads=self._config.threads,
+            threads_per_file=self._config.threads_per_file,
+            queue_s=self._config.queue_timeout_s,
+        )
+        try:
+            make_files = functools.partial(
+                Files,
+                self._root,
+                symlinks=Symlinks(self._config.symlinks),
+                hidden=self._config.hidden,
+                disk=self._disk,
+            )
+            self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
+            self._site = Site(self._files, index=self._config.index)
+            try:
+                await self._listen()
+            except BaseException:
+                self._close_listeners()
+                self._files.close()
+                raise
+        except BaseException:
+            self._disk.close()
+            raise
+        self._clock.start()
+
+    async def _listen(self) -> None:
+        port = self._config.port
+        for host in self._config.host:
+            for bound in await bind(host, port):
+                port = port or bound.getsockname()[1]
+                self._listeners.append(Listener(bound, self._config.backlog, self._connected))
+        for listener in self._listeners:
+            await listener.start()
+        self._addresses = tuple(listener.address for listener in self._listeners)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Stops accepting, ends idle connections, lets answers finish for `grace_s` seconds (None: as the
+        option says), then aborts the rest. When cancelled it aborts at once."""
+        if not self._addresses:
+            return
+        self._close_listeners()
+        for stream, connection in list(self._streams.items()):
+            if connection is None:
+                stream.abort()
+            else:
+                connection.drain()
+        try:
+            await self._wait_until_all_left(self._config.grace_s if grace_s is None else grace_s)
+        finally:
+            await self._end()
+
+    async def _wait_until_all_left(self, timeout_s: float) -> None:
+        if self._streams:
+            self._all_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), timeout_s)
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for stream in list(self._streams):
+            stream.abort()
+        try:
+            await self._wait_until_all_left(_ABORT_S)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            self._clock.stop()
+            self._files.close()
+            self._disk.close()
+            self._addresses = ()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    # Its connections.
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = Stream(self._stream_limits, self._lost)
+        stream.attach(writer.transport, writer)
+        self._streams[stream] = None
+        peer = writer.get_extra_info("peername")
+        self._waiting[stream] = peer[0] if isinstance(peer, tuple) else "-"
+        self._serve_waiting()
+        if len(self._streams) >= self._max_connections and not self._is_paused:
+            self._is_paused = True
+            _logger.info("%d connections are open: others wait", len(self._streams))
+            for listener in self._listeners:
+                listener.pause()
+
+    def _serve_waiting(self) -> None:
+        while self._waiting and len(self._streams) - len(self._waiting) < self._max_connections:
+            stream = next(iter(self._waiting))
+            connection = Connection(
+                stream,
+                self._site,
+                self._clock,
+                self._connection_limits,
+                client=self._waiting.pop(stream),
+                server_field=self._server_field,
+                observe=self._observe,
+            )
+            self._streams[stream] = connection
+            task = asyncio.get_running_loop().create_task(connection.run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _lost(self, stream: Stream) -> None:
+        del self._streams[stream]
+        self._waiting.pop(stream, None)
+        self._serve_waiting()
+        if self._is_paused and len(self._streams) <= self._resume_at:
+            self._is_paused = False
+            for listener in self._listeners:
+                listener.resume()
+        if not self._streams:
+            self._all_left.set()
+
+    def _sweep(self, now: float) -> None:
+        is_busy = len(self._streams) > self._max_connections * _BUSY_SHARE
+        for stream, connection in list(self._streams.items()):
+            stream.sweep(now)
+            if is_busy and connection is not None:
+                connection.hurry(now)
+
+
+async def serve(
+    root: str | os.PathLike[str],
+    port: int = 8080,
+    *,
+    host: str | Sequence[str] = "127.0.0.1",
+    **options: object,
+) -> None:
+    """Serves the folder (or the one file) `root` until cancelled; then lets answers finish, for the grace
+    period at most.
+
+    Arguments and errors are those of `Server`.
+    """
+    async with Server(root, port, host=host, **options):
+        await asyncio.get_running_loop().create_future()
+
+
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """One bound socket for each address of `host`. Raises OSError that names the address."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            bound = socket.socket(family, kind, protocol)
+            sockets.append(bound)
+            if os.name == "posix":
+                # Not the Windows meaning, where it would share the port. SO_REUSEPORT is never set: a second
+                # server on a port in use has to fail.
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setblocking(False)
+            try:
+                bound.bind(address)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise OSError(error.errno, f"cannot listen on {format_url(host, port)}: {reason}") from None
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def format_url(host: str, port: int) -> str:
+    """The URL at which a client on this machine reaches a server that is bound to `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def find_connection_limit() -> int:
+    """How many connections the process has descriptors for: each may need one more for its file."""
+    if sys.platform == "win32":
+        return _MAX_AUTOMATIC_CONNECTIONS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_AUTOMATIC_CONNECTIONS
+    return max(1, min(_MAX_AUTOMATIC_CONNECTIONS, (soft - _RESERVED_DESCRIPTORS) // 2))
+
+
+def raise_descriptor_limit() -> None:
+    """Raises the soft limit of open descriptors to the hard one, for the whole process; keeps it where the
+    system says no."""
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

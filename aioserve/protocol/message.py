@@ -1,0 +1,51 @@
+"""What a request is once it has been read: `Request`, its `Fields`, and `BadRequest` for what is none.
+
+How bytes become these is `http1`; what they mean is decided by the other modules of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class BadRequest(Exception):
+    """A request that is refused with `status`; `reason` is safe to send to the client."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Header fields by lower-case name.
+
+    `values` holds one text for each name: the lines of a repeated field are joined by ", " in their
+    order (RFC 9110 §5.3). `repeated` names the fields that came on more than one line, for those where
+    that is an error. Values are Latin-1 decoded, without the whitespace around them.
+    """
+
+    values: Mapping[str, str]
+    repeated: frozenset[str] = frozenset()
+
+    def get(self, name: str) -> str | None:
+        return self.values.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request head: what was asked, not yet what it means.
+
+    `target` is the request-target as it was sent (bytes 0x21 to 0x7E); `target.parse_target` reads it.
+    `version` is (1, 0) or (1, 1).
+    """
+
+    method: str
+    target: bytes
+    version: tuple[int, int]
+    fields: Fields

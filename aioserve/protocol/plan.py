@@ -1,0 +1,236 @@
+"""What is sent in answer: `Plan` and its bodies, and the functions that decide one.
+
+A Plan is complete. The wire adds what belongs to the connection (Date, Server, Connection) and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aioserve.protocol.conditional import (
+    Validators,
+    Verdict,
+    evaluate_preconditions,
+    format_etag,
+    format_http_date,
+    keeps_range,
+)
+from aioserve.protocol.http1 import REASONS
+from aioserve.protocol.message import Request
+from aioserve.protocol.negotiation import prefers_html
+from aioserve.protocol.ranges import (
+    Span,
+    format_content_range,
+    format_unsatisfied_range,
+    parse_range,
+    plan_multipart,
+)
+
+ALLOWED_METHODS = ("GET", "HEAD", "OPTIONS")
+
+# Seconds after which a client may come again when the disk or the descriptors were short: about as long
+# as the server itself pauses.
+RETRY_AFTER_S = 1
+
+Field = tuple[str, str]
+
+
+class Handle(Protocol):
+    """Gives the bytes of one opened file. Only `content/` makes one, only `network/sender` reads from it."""
+
+    @property
+    def data(self) -> bytes | None:
+        """The whole content when it is in memory already."""
+
+    def read(self, offset: int, size_bytes: int) -> Awaitable[bytes]:
+        """At most `size_bytes` from `offset`; fewer only where the file ends. Raises OSError."""
+
+    def close(self) -> None:
+        """Releases the file; a second call does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One form in which a file can be sent. `coding` is its content coding, None for the file itself."""
+
+    coding: str | None
+    size_bytes: int
+    mtime_ns: int
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """No body follows the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The bytes `[start, stop)` of a file."""
+
+    handle: Handle
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Several pieces, one after the other (multipart/byteranges)."""
+
+    parts: tuple[Bytes | Slice, ...]
+
+
+Body = Empty | Bytes | Slice | Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    status: int
+    fields: tuple[Field, ...]
+    body: Body
+
+
+# Revalidation costs one short exchange and is never stale.
+_REVALIDATE: Field = ("Cache-Control", "no-cache")
+
+# A type is what Content-Type says: no browser may guess another from the bytes.
+_NOSNIFF: Field = ("X-Content-Type-Options", "nosniff")
+
+
+def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: int, boundary: str) -> Plan:
+    """The answer to GET or HEAD of a file that was found: 200, 206, 304, 412 or 416.
+
+    `now_s` is the time of the Date field in Unix seconds; `boundary` separates the parts of a multipart
+    answer and must not be guessable by who writes the files.
+    """
+    # A modification time in the future is replaced by the time of the answer (RFC 9110 §8.8.2.1).
+    modified_s = min(variant.mtime_ns // 1_000_000_000, now_s)
+    validators = Validators(
+        etag=format_etag(variant.mtime_ns, variant.size_bytes, variant.coding), last_modified_s=modified_s
+    )
+    match evaluate_preconditions(request.method, request.fields, validators, now_s):
+        case Verdict.FAILED:
+            return plan_error(request, 412)
+        case Verdict.NOT_MODIFIED:
+            # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
+            return Plan(304, (("ETag", validators.etag), _REVALIDATE), Empty())
+        case Verdict.PROCEED:
+            pass
+
+    size_bytes = variant.size_bytes
+    described: tuple[Field, ...] = (
+        ("Last-Modified", format_http_date(modified_s)),
+        ("ETag", validators.etag),
+        ("Accept-Ranges", "bytes"),
+        _REVALIDATE,
+        _NOSNIFF,
+    )
+    # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it (docs/decisions/0003).
+    field = request.fields.get("range") if request.method == "GET" else None
+    if field is not None and keeps_range(request.fields, validators, now_s):
+        spans = parse_range(field, size_bytes)
+        if spans is not None:
+            return _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+
+    body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
+    return Plan(200, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *described), body)
+
+
+def _plan_spans(
+    request: Request,
+    handle: Handle,
+    spans: tuple[Span, ...],
+    size_bytes: int,
+    content_type: str,
+    described: tuple[Field, ...],
+    boundary: str,
+) -> Plan:
+    if not spans:
+        return plan_error(request, 416, (("Content-Range", format_unsatisfied_range(size_bytes)),))
+    if len(spans) == 1:
+        (span,) = spans
+        fields = (
+            ("Content-Type", content_type),
+            ("Content-Length", str(span.size_bytes)),
+            ("Content-Range", format_content_range(span, size_bytes)),
+        )
+        return Plan(206, fields + described, Slice(handle, span.start, span.stop))
+    multipart = plan_multipart(spans, size_bytes, content_type, boundary)
+    parts: list[Bytes | Slice] = []
+    for part_head, span in zip(multipart.part_heads, spans, strict=True):
+        parts += (Bytes(part_head), Slice(handle, span.start, span.stop))
+    parts.append(Bytes(multipart.tail))
+    fields = (("Content-Type", multipart.content_type), ("Content-Length", str(multipart.size_bytes)))
+    return Plan(206, fields + described, Parts(tuple(parts)))
+
+
+def plan_error_page(request: Request, status: int, variant: Variant, content_type: str) -> Plan:
+    """An error whose body is a file of the site: whole, without validators, never partial."""
+    fields = (
+        ("Content-Type", content_type),
+        ("Content-Length", str(variant.size_bytes)),
+        _REVALIDATE,
+        _NOSNIFF,
+    )
+    sends = request.method == "GET" and variant.size_bytes > 0
+    return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
+
+
+def plan_redirect(location: str) -> Plan:
+    """A permanent redirect that keeps the method (308, RFC 9110 §15.4.9).
+
+    `location` is an encoded URI reference.
+    """
+    return Plan(308, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
+
+
+def plan_options() -> Plan:
+    """The answer to OPTIONS: what is understood here (RFC 9110 §9.3.7)."""
+    return Plan(204, (("Allow", ", ".join(ALLOWED_METHODS)),), Empty())
+
+
+def plan_error(request: Request | None, status: int, fields: tuple[Field, ...] = ()) -> Plan:
+    """An error that names its status and nothing else; HTML for clients that prefer it.
+
+    `request` is None when there was none that could be read. 405 gets its Allow and 503 its Retry-After here.
+    """
+    if status == 405:
+        fields += (("Allow", ", ".join(ALLOWED_METHODS)),)
+    elif status == 503:
+        fields += (("Retry-After", str(RETRY_AFTER_S)),)
+    if request is not None and prefers_html(request.fields.get("accept")):
+        content_type, body = "text/html; charset=utf-8", _format_page(status)
+    else:
+        content_type, body = "text/plain; charset=utf-8", _format_text(status)
+    head = (
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("Vary", "Accept"),
+        _REVALIDATE,
+        _NOSNIFF,
+    )
+    is_head = request is not None and request.method == "HEAD"
+    return Plan(status, head + fields, Empty() if is_head else Bytes(body))
+
+
+def _format_text(status: int) -> bytes:
+    if status == 404:
+        return b"----Not found----"
+    return f"{status} {REASONS[status]}\n".encode()
+
+
+def _format_page(status: int) -> bytes:
+    title = f"{status} {REASONS[status]}"
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{title}</title>\n<h1>{title}</h1>\n</html>\n"
+    ).encode()
