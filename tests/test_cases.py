@@ -24,7 +24,7 @@ EXCEPTIONS = json.loads(Path(__file__).with_name("case_exceptions.json").read_te
 
 # Everything that is loaded later would be out of reach of the user that nobody is.
 SERVE_AS_NOBODY = """
-import asyncio, os, sys
+import asyncio, ctypes, os, sys
 import aioserve, uvloop
 from aioserve import Server
 if os.geteuid() == 0:
@@ -105,5 +105,5 @@ async def test_every_behaviour_is_an_accepted_one_and_nearly_always_the_preferre
 async def test_every_sequence_ends_as_it_must(port: int) -> None:
     rows = await run_cases("run_sequences.py", port, "--slow", "14")
 
-    assert len(rows) > 30
+    assert len(rows) > 25
     assert bad(rows, "FAIL") == []

@@ -278,6 +278,8 @@ class Files:
     @contextmanager
     def _use_root(self) -> Iterator[_Root | None]:
         """The root as it is now, open at least until the block ends; None when it is one single file."""
+        if self._is_closed:
+            raise Refused(503)
         if self.only_name is not None:
             yield None
             return
@@ -419,14 +421,15 @@ class _Root:
     __slots__ = ("_aliases", "_identity", "descriptor", "path", "users")
 
     def __init__(self, name: bytes) -> None:
-        # First the real path, then the folder at that path, so that the two belong together. If a deploy comes
-        # between stat and open, the next look at the name finds another identity and comes here again.
+        # First the real path, then the folder at that path, so that the two belong together. If a deploy
+        # comes between stat and open, the next look at the name finds another identity and comes here again.
         self.path = os.path.realpath(name)
         status = os.stat(self.path)
         self._identity = (status.st_dev, status.st_ino)
         self.descriptor = os.open(self.path, _AS_ROOT) if _HAS_DIR_FD else -1
         self._aliases = [_split(self.path)]
-        # An absolute link may also name the root as the user did; what ".." means there, only the kernel knows.
+        # An absolute link may also name the root as the user did. What ".." means there, only the kernel
+        # knows.
         if b".." not in _split(name):
             self._aliases.append(_split(name))
         self.users = 1

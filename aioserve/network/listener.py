@@ -50,7 +50,7 @@ class _LentSocket(socket.socket):
 
 
 class Listener:
-    """One bound socket that takes connections while it is started and not paused."""
+    """One bound socket that takes connections once started, unless it is held or descriptors are short."""
 
     def __init__(self, bound: socket.socket, backlog: int, on_connected: Connected) -> None:
         self._socket = bound
@@ -58,7 +58,8 @@ class Listener:
         self._on_connected = on_connected
         self._server: asyncio.Server | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._resume_timer: asyncio.TimerHandle | None = None
+        self._is_held = False
+        self._shortage: asyncio.TimerHandle | None = None
         self._reported_at = float("-inf")
 
     @property
@@ -77,18 +78,48 @@ class Listener:
         self._server = await asyncio.start_server(self._on_connected, sock=lent, backlog=_ACCEPT_BATCH)
         self._socket.listen(self._backlog)
 
-    def pause(self) -> None:
+    def hold(self) -> None:
         """Takes no more connections until `resume`."""
-        if self._resume_timer is not None:
-            self._resume_timer.cancel()
-            self._resume_timer = None
+        self._is_held = True
+        self._stop_taking()
+
+    def resume(self) -> None:
+        """Takes connections again; does nothing while it does."""
+        self._is_held = False
+        self._continue()
+
+    def pause_for_a_moment(self) -> None:
+        """Gives the process time to get descriptors back."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._reported_at >= _REPORT_EVERY_S:
+            self._reported_at = loop.time()
+            _logger.warning("out of file descriptors: connections wait until some are free again")
+        self._stop_taking()
+        if self._shortage is None:
+            self._shortage = loop.call_later(_PAUSE_S, self._end_shortage)
+
+    async def close(self) -> None:
+        """Stops listening: new clients are refused from here on."""
+        self.hold()
+        if self._shortage is not None:
+            self._shortage.cancel()
+        # A server that is being started can be closed only when it is there.
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        self._socket.close()
+
+    def _end_shortage(self) -> None:
+        self._shortage = None
+        self._continue()
+
+    def _stop_taking(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
 
-    def resume(self) -> None:
-        """Takes connections again after a pause; does nothing while it does, or after `close`."""
-        if self._server is None and self._starting is None and self._socket.fileno() >= 0:
+    def _continue(self) -> None:
+        is_idle = self._server is None and self._starting is None
+        if is_idle and not self._is_held and self._shortage is None:
             self._starting = asyncio.get_running_loop().create_task(self._restart())
 
     async def _restart(self) -> None:
@@ -99,19 +130,5 @@ class Listener:
             self.pause_for_a_moment()
         finally:
             self._starting = None
-
-    def pause_for_a_moment(self) -> None:
-        """Gives the process time to get descriptors back."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._reported_at >= _REPORT_EVERY_S:
-            self._reported_at = loop.time()
-            _logger.warning("out of file descriptors: connections wait until some are free again")
-        self.pause()
-        self._resume_timer = loop.call_later(_PAUSE_S, self.resume)
-
-    def close(self) -> None:
-        """Stops listening: new clients are refused from here on."""
-        if self._starting is not None:
-            self._starting.cancel()
-        self.pause()
-        self._socket.close()
+        if self._is_held or self._shortage is not None:
+            self._stop_taking()

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import cast
 
 from aioserve.config import Config
 from aioserve.content.disk import Disk
@@ -31,6 +33,10 @@ _logger = logging.getLogger("aioserve")
 # Descriptors that are not for connections: the loop, the root, the log, what the program itself holds.
 _RESERVED_DESCRIPTORS = 64
 _MAX_AUTOMATIC_CONNECTIONS = 10_000
+
+# Descriptors that are left when accepting pauses. Their numbers are given out lowest first, so the number of
+# a new connection tells how many are in use, whoever in the process uses them.
+_SPARE_DESCRIPTORS = 16
 
 # Above this share of the connections allowed, idle ones have to go sooner.
 _BUSY_SHARE = 0.8
@@ -111,6 +117,7 @@ class Server:
             keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
         )
         self._max_connections = config.connections or find_connection_limit()
+        self._max_descriptor = find_descriptor_limit() - _SPARE_DESCRIPTORS
         self._resume_at = self._max_connections - max(1, int(self._max_connections * _RESUME_SHARE))
         self._listeners: list[Listener] = []
         self._addresses: tuple[tuple[str, int], ...] = ()
@@ -161,7 +168,7 @@ class Server:
             try:
                 await self._listen()
             except BaseException:
-                self._close_listeners()
+                await self._close_listeners()
                 self._files.close()
                 raise
         except BaseException:
@@ -184,7 +191,7 @@ class Server:
         option says), then aborts the rest. When cancelled it aborts at once."""
         if not self._addresses:
             return
-        self._close_listeners()
+        await self._close_listeners()
         for stream, connection in list(self._streams.items()):
             if connection is None:
                 stream.abort()
@@ -215,10 +222,9 @@ class Server:
             self._disk.close()
             self._addresses = ()
 
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+    async def _close_listeners(self) -> None:
+        while self._listeners:
+            await self._listeners.pop().close()
 
     async def __aenter__(self) -> Server:
         await self.start()
@@ -236,16 +242,21 @@ class Server:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = Stream(self._stream_limits, self._lost)
-        stream.attach(writer.transport, writer)
+        # typeshed knows half of what it is: a connection's transport reads as well.
+        stream.attach(cast(asyncio.Transport, writer.transport), writer)
         self._streams[stream] = None
         peer = writer.get_extra_info("peername")
         self._waiting[stream] = peer[0] if isinstance(peer, tuple) else "-"
         self._serve_waiting()
+        # uvloop, when out of descriptors, takes connections and drops them: it must not come to that.
+        if writer.get_extra_info("socket").fileno() >= self._max_descriptor:
+            for listener in self._listeners:
+                listener.pause_for_a_moment()
         if len(self._streams) >= self._max_connections and not self._is_paused:
             self._is_paused = True
             _logger.info("%d connections are open: others wait", len(self._streams))
             for listener in self._listeners:
-                listener.pause()
+                listener.hold()
 
     def _serve_waiting(self) -> None:
         while self._waiting and len(self._streams) - len(self._waiting) < self._max_connections:
@@ -333,14 +344,18 @@ def format_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+def find_descriptor_limit() -> float:
+    """How many descriptors the process may have: the soft limit, inf for none."""
+    if sys.platform == "win32":
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
+
+
 def find_connection_limit() -> int:
     """How many connections the process has descriptors for: each may need one more for its file."""
-    if sys.platform == "win32":
-        return _MAX_AUTOMATIC_CONNECTIONS
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return _MAX_AUTOMATIC_CONNECTIONS
-    return max(1, min(_MAX_AUTOMATIC_CONNECTIONS, (soft - _RESERVED_DESCRIPTORS) // 2))
+    available = (find_descriptor_limit() - _RESERVED_DESCRIPTORS) // 2
+    return int(max(1, min(_MAX_AUTOMATIC_CONNECTIONS, available)))
 
 
 def raise_descriptor_limit() -> None:

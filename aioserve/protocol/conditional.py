@@ -127,10 +127,12 @@ _TIME_OF_DAY: Final = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]
 _MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
 _DAY_NAME: Final = rf"(?P<weekday>{'|'.join(_DAYS)})"
 _LONG_DAY_NAME: Final = rf"(?P<weekday>{'|'.join(_LONG_DAYS)})"
-_DAY: Final = "(?P<day>[0-9]{2})"
+_DAY_OF_MONTH: Final = "(?P<day>[0-9]{2})"
 _YEAR: Final = "(?P<year>[0-9]{4})"
-_IMF_FIXDATE: Final = re.compile(f"{_DAY_NAME}, {_DAY} {_MONTH} {_YEAR} {_TIME_OF_DAY} GMT")
-_RFC850_DATE: Final = re.compile(f"{_LONG_DAY_NAME}, {_DAY}-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME_OF_DAY} GMT")
+_IMF_FIXDATE: Final = re.compile(f"{_DAY_NAME}, {_DAY_OF_MONTH} {_MONTH} {_YEAR} {_TIME_OF_DAY} GMT")
+_RFC850_DATE: Final = re.compile(
+    f"{_LONG_DAY_NAME}, {_DAY_OF_MONTH}-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME_OF_DAY} GMT"
+)
 _ASCTIME_DATE: Final = re.compile(f"{_DAY_NAME} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME_OF_DAY} {_YEAR}")
 
 
@@ -139,29 +141,31 @@ def parse_http_date(text: str, now_s: int) -> int | None:
 
     `now_s` decides the century of the two-digit years.
 
-    A day name that does not belong to its date makes the date invalid. The forms are a subset of RFC 5322,
-    whose §3.3 demands that they agree; two halves that contradict each other name no instant that one could
-    compare with; and being ignored costs the client no more than a copy that it already has.
+    A day name that does not belong to its date makes the date invalid. RFC 9110 leaves that to RFC 5322, of
+    which IMF-fixdate is a subset and whose §3.3 demands that the two agree; the obsolete forms are held to
+    the same. Two halves that contradict each other name no instant to compare with, and for the client an
+    ignored date means at the worst that it gets the whole file.
     """
     found = _IMF_FIXDATE.fullmatch(text) or _RFC850_DATE.fullmatch(text) or _ASCTIME_DATE.fullmatch(text)
     if found is None:
         return None
-    parts = found.groupdict()
-    hour, minute, second = int(parts["hour"]), int(parts["minute"]), int(parts["second"])
+    weekday, day, month, year, hour, minute, second = found.group(
+        "weekday", "day", "month", "year", "hour", "minute", "second"
+    )
+    hours, minutes, seconds = int(hour), int(minute), int(second)
     # time-of-day goes from 00:00:00 to 23:59:60: a leap second stands at the end of a day and nowhere else.
     # It is the first second of the next day for us, as for POSIX.
-    if (hour > 23 or minute > 59 or second > 59) and (hour, minute, second) != (23, 59, 60):
+    if (hours > 23 or minutes > 59 or seconds > 59) and (hours, minutes, seconds) != (23, 59, 60):
         return None
-    time_s = hour * 3600 + minute * 60 + second
-    month, day = _MONTH_BY_NAME[parts["month"]], int(parts["day"])
-    year = int(parts["year"])
-    if len(parts["year"]) == 2:
-        year = _find_full_year(year, (month, day, time_s), now_s)
+    time_s = hours * 3600 + minutes * 60 + seconds
+    month_number, full_year = _MONTH_BY_NAME[month], int(year)
+    if len(year) == 2:
+        full_year = _find_full_year(full_year, (month_number, int(day), time_s), now_s)
     try:
-        calendar_day = date(year, month, day)
+        calendar_day = date(full_year, month_number, int(day))
     except ValueError:
         return None
-    if calendar_day.weekday() != _WEEKDAY_BY_NAME[parts["weekday"]]:
+    if calendar_day.weekday() != _WEEKDAY_BY_NAME[weekday]:
         return None
     return (calendar_day.toordinal() - _EPOCH_ORDINAL) * _DAY_S + time_s
 

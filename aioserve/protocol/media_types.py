@@ -272,7 +272,8 @@ _NAMES: Final = {
     "text/plain": (
         "authors changelog changes cname contributing contributors copying copyright dockerfile gemfile "
         "inrelease install jenkinsfile justfile license licence makefile md5sums news notice packages "
-        "procfile rakefile readme release sha1sums sha256sums sha512sums sources thanks todo vagrantfile version"
+        "procfile rakefile readme release sha1sums sha256sums sha512sums sources thanks todo "
+        "vagrantfile version"
     ),
     "application/json": "apple-app-site-association oauth-authorization-server openid-configuration",
 }

@@ -156,7 +156,7 @@ def _plan_spans(
         return plan_error(request, 416, (("Content-Range", format_unsatisfied_range(size_bytes)),))
     if len(spans) == 1:
         (span,) = spans
-        fields = (
+        fields: tuple[Field, ...] = (
             ("Content-Type", content_type),
             ("Content-Length", str(span.size_bytes)),
             ("Content-Range", format_content_range(span, size_bytes)),
