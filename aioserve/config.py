@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -31,8 +31,11 @@ class ConfigError(ValueError):
 # ---- kinds: what a value may be --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+# Kind, Option and Settings are tuples: a frozen dataclass takes five times as long to define, and this is
+# executed whenever the command starts.
+
+
+class Kind(NamedTuple):
     """What one option takes.
 
     `read` turns a typed value or a text into the value of the option and raises ValueError for anything
@@ -54,7 +57,16 @@ class Kind:
 _NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([a-zA-Z]*)"
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600}
 # KB and MB are not read: to some they are powers of ten, and a limit should not be guessed.
-_BYTES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+_BYTES = {
+    "": 1,
+    "b": 1,
+    "k": 1 << 10,
+    "kib": 1 << 10,
+    "m": 1 << 20,
+    "mib": 1 << 20,
+    "g": 1 << 30,
+    "gib": 1 << 30,
+}
 _ON_OFF = {
     **dict.fromkeys(("on", "true", "yes", "1"), True),
     **dict.fromkeys(("off", "false", "no", "0"), False),
@@ -468,8 +480,7 @@ class Console:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option as each of the places where it can be given sees it.
 
     `name` is the field of `Config` (`head_timeout_s`); `word` is the name without its unit, from which the
@@ -519,12 +530,13 @@ _BY_ENVIRONMENT = {option.environment: option for option in OPTIONS}
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
+# Every way to begin the table [tool.aioserve], and some things that are none.
+_TOOL_TABLE = rb"""tool["']?\s*(\.\s*["']?aioserve|\]|=)"""
 # What Kubernetes puts into the environment of every container beside a service that is called "aioserve".
 _SERVICE_LINK = r"SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the command was asked for; `given` names the options that were given somewhere."""
 
     config: Config
@@ -595,22 +607,22 @@ def _find_in_environment(environ: Mapping[str, str]) -> Iterator[tuple[Option, s
         yield option, name, value
 
 
-def _find_in_file(named: str | None, folder: Path) -> Iterator[tuple[Option, str, object]]:
+def _find_in_file(named: str | None, folder: str) -> Iterator[tuple[Option, str, object]]:
     for name in (named,) if named else (FILE_NAME, PROJECT_FILE_NAME):
-        path = folder / name
+        path = os.path.join(folder, name)
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                data = file.read()
         except OSError as error:
             if named is None and isinstance(error, FileNotFoundError):
                 continue
-            raise ConfigError(
-                f"{path}: {os.strerror(error.errno or 0)}, expected a file of options"
-            ) from None
-        if path.name != PROJECT_FILE_NAME:
+            reason = os.strerror(error.errno or 0)
+            raise ConfigError(f"{path}: {reason}, expected a file with options") from None
+        if os.path.basename(path) != PROJECT_FILE_NAME:
             yield from _find_in_table(_parse_toml(data, path), path, "")
             return
-        # The file of a project that does not mention us is none of our business, whatever is in it.
-        if b"aioserve" in data:
+        # The file of a project that has no such table is none of our business, whatever is in it.
+        if re.search(_TOOL_TABLE, data):
             tools = _parse_toml(data, path).get("tool")
             table = tools.get("aioserve", {}) if isinstance(tools, dict) else {}
             if not isinstance(table, dict):
@@ -619,22 +631,22 @@ def _find_in_file(named: str | None, folder: Path) -> Iterator[tuple[Option, str
 
 
 def _find_in_table(
-    table: Mapping[str, object], path: Path, prefix: str
+    table: Mapping[str, object], path: str, prefix: str
 ) -> Iterator[tuple[Option, str, object]]:
     for key, value in table.items():
         where = f"{path}: {prefix}{key}"
         option = _BY_NAME.get(key.replace("-", "_"))
         if option is None or option.key is None:
-            keys = [option.key for option in OPTIONS if option.key]
-            _refuse_unknown(where, key.replace("_", "-"), dict(zip(keys, keys, strict=True)))
-        # A path in a file starts at the file, wherever the command is run.
-        if option.kind is _PATH and isinstance(value, str):
-            value = value and str(path.parent / value)
+            keys = {option.key: option.key for option in OPTIONS if option.key}
+            _refuse_unknown(where, key.replace("_", "-"), keys)
+        if option.kind is _PATH and isinstance(value, str) and value:
+            # A path in a file starts at the file, wherever the command is run.
+            value = os.path.join(os.path.dirname(path), value)
         yield option, where, value
 
 
-def _parse_toml(data: bytes, path: Path) -> dict[str, object]:
-    import tomllib  # only when there is a file: it takes a twentieth of the time to start
+def _parse_toml(data: bytes, path: str) -> dict[str, object]:
+    import tomllib  # only when there is a file: it would be felt in the time to start
 
     try:
         return tomllib.loads(data.decode())
@@ -642,10 +654,11 @@ def _parse_toml(data: bytes, path: Path) -> dict[str, object]:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8, expected TOML") from None
     except tomllib.TOMLDecodeError as error:
-        what = str(error)
-        line_match = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", what)
-        line = int(line_match[1]) if line_match else data.count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: {what.partition(' (at ')[0]}, expected TOML") from None
+        # "Expected '=' after a key (at line 3, column 9)", or "(at end of document)".
+        what, _, position = str(error).partition(" (at ")
+        match = re.match(r"line ([0-9]+)", position)
+        line = int(match[1]) if match else data.count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: {what}, expected TOML") from None
 
 
 def _refuse(where: str, value: object, expected: str) -> NoReturn:
@@ -660,5 +673,5 @@ def _refuse_unknown(where: str, word: str, known: Mapping[str, str]) -> NoReturn
     from difflib import get_close_matches  # only when something is wrong
 
     match = get_close_matches(word, known, n=1)
-    advice = f"did you mean {known[match[0]]}?" if match else "expected one of " + ", ".join(known.values())
+    advice = f"did you mean {known[match[0]]}?" if match else "aioserve serve --help lists them"
     raise ConfigError(f"{where}: no such option; {advice}")

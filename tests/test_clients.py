@@ -19,6 +19,7 @@ from typing import Literal
 
 import httpx
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
 
 from tests.make_sample import SAMPLE_BYTES, format_sample
@@ -328,7 +329,9 @@ class Visit:
         self.problems: list[str] = []
         page.on("console", lambda message: self.problems.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
-        page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        page.on(
+            "requestfailed", lambda request: self.problems.append(f"failed: {request.method} {request.url}")
+        )
         page.on(
             "response",
             lambda answer: (
@@ -337,19 +340,24 @@ class Visit:
         )
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    path = find_program("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser: Browser) -> AsyncIterator[Visit]:
+    page = await browser.new_page()
+    yield Visit(page)
+    await page.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
 class TestChromium:
-    @pytest.fixture
-    async def browser(self) -> AsyncIterator[Browser]:
-        path = find_program("chromium")
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
-            yield browser
-            await browser.close()
-
-    @pytest.fixture
-    async def visit(self, browser: Browser) -> Visit:
-        return Visit(await browser.new_page())
-
     @pytest.mark.parametrize(
         ("target", "title"),
         [
@@ -387,9 +395,10 @@ class TestChromium:
         await expect(visit.page.get_by_role("status")).to_have_text(
             "All 9 answers as expected.", timeout=20_000
         )
-        # Chromium itself logs each answer of 400 and above; those are what their rows ask for.
-        others = [line for line in visit.problems if not line.startswith(("4", "console: Failed to load"))]
-        assert others == []
+        # Chromium logs each answer of 400 and above by itself, and those are what their rows ask for. A fetch
+        # whose answer has no body it reports as aborted, though the script has it (Playwright's issue 32752).
+        known = ("4", "console: Failed to load", f"failed: HEAD {site}files/sample.txt")
+        assert [problem for problem in visit.problems if not problem.startswith(known)] == []
 
     async def test_a_missing_path_shows_the_page_of_the_site(self, site: str, visit: Visit) -> None:
         response = await visit.page.goto(site + "deep/down/no-such-page", wait_until="networkidle")
@@ -432,3 +441,4 @@ class TestChromium:
 
             assert shot.startswith(b"\x89PNG")
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
+        await page.close()

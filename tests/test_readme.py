@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from aioserve.cli import command as aioserve_command
 from aioserve.config import OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 # A program whose last step is to serve, until somebody ends it.
-_SERVES_TO_THE_END = re.compile(r"^\w+\.run\(serve\(.*\Z", re.MULTILINE)
+_SERVES_TO_THE_END = re.compile(r"^\w+\.run\(serve\(.*\n\Z", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,11 @@ def find_free_port() -> int:
         return port
 
 
-def read_page_and_interrupt(command: list[str], port: int) -> tuple[bytes, int, str]:
+def read_page_and_interrupt(arguments: list[str], port: int) -> tuple[bytes, int, str]:
     """Starts a server; gives its first page, and the exit status and last words after Ctrl-C."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIOSERVE_")}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             page = None
@@ -113,11 +114,12 @@ def test_an_example_that_serves_does_so_until_it_is_interrupted(block: Block) ->
 
 @pytest.mark.parametrize("block", TESTS, ids=str)
 def test_an_example_of_a_test_passes(block: Block, tmp_path: Path) -> None:
-    (tmp_path / "test_example.py").write_text(block.text)
+    file = tmp_path / "test_example.py"
+    file.write_text(block.text)
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--rootdir=.", "-W", "error", "-o", "asyncio_mode=auto"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", file],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -181,7 +183,7 @@ def find_flags(page: Path) -> set[str]:
     return {
         word.partition("=")[0]
         for command in commands
-        if re.match(r"-|(\S*/)?aioserve ", command)
+        if re.match(r"--?[a-z]|(\S*/)?aioserve ", command)
         for word in command.split()
         if word.startswith("-")
     }
@@ -189,10 +191,11 @@ def find_flags(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_and_variable_that_a_page_names_exists(page: Path) -> None:
-    flags = {flag for option in OPTIONS for flag in option.flags} | {"--help", "--version"}
+    parameters = [*aioserve_command.params, *aioserve_command.commands["serve"].params]
+    flags = {flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)}
     variables = {option.environment for option in OPTIONS}
 
-    assert find_flags(page) - flags == set()
+    assert find_flags(page) - flags - {"--help"} == set()
     assert set(re.findall(r"AIOSERVE_[A-Z][A-Z_]*", page.read_text())) - variables == set()
 
 
@@ -205,6 +208,20 @@ def test_the_table_of_options_gives_each_its_flags_and_default() -> None:
 
     assert told
     assert told.items() <= known.items()
+
+
+def test_the_map_of_the_architecture_shows_every_module_in_its_room() -> None:
+    # The first block is the map: folders end in a slash, and what lies in them is indented further.
+    shown, room = set(), ""
+    for line in find_blocks(ROOT / "ARCHITECTURE.md", "text")[0].text.splitlines():
+        if match := re.search(r"─ (\S+/)", line):
+            room = match[1]
+        elif match := re.search(r"─ (\S+\.py)", line):
+            shown.add(room + match[1])
+
+    modules = {path.relative_to(ROOT / "aioserve").as_posix() for path in ROOT.glob("aioserve/**/*.py")}
+
+    assert shown == {module for module in modules if not module.endswith("/__init__.py")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

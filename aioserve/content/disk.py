@@ -7,15 +7,16 @@ aiofiles. What is done in a thread is the caller's business (`files`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-import aiofiles.os
+# aiofiles.os.wrap: a blocking function becomes an asynchronous one that also takes an executor.
+_Wrap = Callable[[Callable[[], object]], Callable[..., Awaitable[Any]]]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -39,6 +40,8 @@ class Disk:
         self._free = asyncio.Semaphore(threads)
         self._lanes: dict[Hashable, _Lane] = {}
         self._running = 0
+        self._wrap: _Wrap | None = None
+        self._loading: asyncio.Future[_Wrap] | None = None
         self._is_closed = False
 
     async def run(
@@ -62,13 +65,30 @@ class Disk:
         is_left_running = False
         try:
             self._threads.grow_to(self._running)
-            return await aiofiles.os.wrap(call.run)(executor=self._threads)
+            return await self._hop(call.run)
         except BaseException:
             is_left_running = call.abandon()
             raise
         finally:
             if not is_left_running:
                 self._release(key)
+
+    async def _hop(self, function: Callable[[], T]) -> T:
+        """Calls `function` in a thread through aiofiles.
+
+        The first call of all goes without, since it stands between a program and its first answer; aiofiles,
+        which brings a good part of the standard library along, is loaded in a thread behind it.
+        """
+        if self._wrap is None:
+            loop = asyncio.get_running_loop()
+            if self._loading is None:
+                try:
+                    return await loop.run_in_executor(self._threads, function)
+                finally:
+                    self._loading = loop.run_in_executor(self._threads, _load_wrap)
+            self._wrap = await asyncio.shield(self._loading)
+        hop: Callable[..., Awaitable[T]] = self._wrap(function)
+        return await hop(executor=self._threads)
 
     def close(self) -> None:
         """Lets the threads go: idle ones end now, the others with what they do. Waits for none of them.
@@ -120,6 +140,12 @@ class Disk:
         lane.users -= 1
         if not lane.users:
             del self._lanes[key]
+
+
+def _load_wrap() -> _Wrap:
+    from aiofiles.os import wrap
+
+    return wrap
 
 
 class _Lane:

@@ -112,7 +112,7 @@ _ROOT_LOOK_S = 1.0
 _MAX_LINKS = 40
 # Against somebody who keeps changing what is being looked at. Past these, the caller has a way out.
 _MAX_SNAPSHOTS = 3
-_MAX_LOOKS = 8
+_MAX_LOOKS = 20
 _MAX_BENEATH = 4
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -75,7 +75,7 @@ class Site:
         if found.candidate is _NOT_FOUND_PAGE:
             return plan_error_page(request, 404, found.variant, content_type)
         # Only a Range can need a boundary; nobody who writes files can foresee it.
-        boundary = secrets.token_hex(16) if "range" in request.fields else ""
+        boundary = "" if request.fields.get("range") is None else os.urandom(16).hex()
         return plan_file(request, found.variant, content_type, now_s=now_s, boundary=boundary)
 
 

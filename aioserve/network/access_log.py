@@ -11,8 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 access_logger = logging.getLogger("aioserve.access")
 _logger = logging.getLogger("aioserve")
@@ -24,13 +23,16 @@ _MAX_WAITING = 50_000
 _CLOSE_TIMEOUT_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+# %b would follow the locale of the program.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Exchange(NamedTuple):
     """One request and what became of it.
 
-    `client` is the peer's address. `at_s` is the Unix time at which the head was complete. `request_line` is
-    "-" when no request could be read; `sent_bytes` counts the body only. `is_whole` is False when the answer
-    broke off.
+    `client` is the peer's address. `at_s` is the Unix time at which the request began to arrive.
+    `request_line` is "-" when no request could be read; `sent_bytes` counts the body only. `is_whole` is
+    False when the answer broke off.
     """
 
     client: str
@@ -46,7 +48,8 @@ class Exchange:
 
 def format_common(exchange: Exchange) -> str:
     """The Common Log Format of NCSA httpd."""
-    at = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(exchange.at_s))
+    local = time.localtime(exchange.at_s)
+    at = time.strftime(f"%d/{_MONTHS[local.tm_mon - 1]}/%Y:%H:%M:%S %z", local)
     return (
         f'{exchange.client} - - [{at}] "{_escape(exchange.request_line)}" '
         f"{exchange.status} {exchange.sent_bytes or '-'}"
@@ -137,10 +140,13 @@ class AccessLog:
             self._dropped += 1
 
     def flush(self) -> None:
+        self._report_lost()
         if self._recorded:
             self._handed_over += len(self._recorded)
             self._batches.put(self._recorded)
             self._recorded = []
+
+    def _report_lost(self) -> None:
         lost = self._dropped + self._failed
         # Said when the output gets on again: while it stands still each second would add a line.
         if lost != self._reported and self._handed_over == self._finished:
@@ -154,6 +160,7 @@ class AccessLog:
         self.flush()
         self._batches.put(None)
         self._thread.join(_CLOSE_TIMEOUT_S)
+        self._report_lost()
 
     def _write_batches(self) -> None:
         while (batch := self._batches.get()) is not None:

@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange
@@ -36,8 +36,7 @@ _logger = logging.getLogger("aioserve")
 _MAX_CHUNK_LINE_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(NamedTuple):
     """What a client may send, and how long it may take for it."""
 
     request_line_bytes: int
@@ -142,6 +141,8 @@ class Connection:
         """The next head; None when the client is done. Raises BadRequest: 408 when it takes too long."""
         stream = self._stream
         if not stream.has_data:
+            if self._is_draining:
+                return None
             self._idle_since = self._loop.time()
             try:
                 await stream.wait_for_data()

@@ -24,6 +24,9 @@ _PAUSE_S = 0.5
 # Seconds between two lines about the same shortage.
 _REPORT_EVERY_S = 60.0
 
+# Turns of the loop between asyncio's accept and the end of its task that has called `on_connected`.
+_TURNS_TO_CONNECT = 4
+
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
@@ -38,8 +41,11 @@ class _LentSocket(socket.socket):
     """
 
     on_shortage: Callable[[], None]
+    is_taking = True
 
     def accept(self) -> tuple[socket.socket, object]:
+        if not self.is_taking:
+            raise BlockingIOError
         try:
             return super().accept()
         except OSError as error:
@@ -75,7 +81,12 @@ class Listener:
             self._socket.family, self._socket.type, self._socket.proto, fileno=self._socket.dup().detach()
         )
         lent.on_shortage = self.pause_for_a_moment
-        self._server = await asyncio.start_server(self._on_connected, sock=lent, backlog=_ACCEPT_BATCH)
+        self._lent = lent
+        # In two steps: who is cancelled in the second one has a server to close.
+        self._server = await asyncio.start_server(
+            self._on_connected, sock=lent, backlog=_ACCEPT_BATCH, start_serving=False
+        )
+        await self._server.start_serving()
         self._socket.listen(self._backlog)
 
     def hold(self) -> None:
@@ -99,14 +110,18 @@ class Listener:
             self._shortage = loop.call_later(_PAUSE_S, self._end_shortage)
 
     async def close(self) -> None:
-        """Stops listening: new clients are refused from here on."""
+        """Stops listening: new clients are refused from here on, and those accepted before are connected."""
         self.hold()
         if self._shortage is not None:
             self._shortage.cancel()
-        # A server that is being started can be closed only when it is there.
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
-        self._socket.close()
+        try:
+            # A server that is being started can be closed only when it is there.
+            if self._starting is not None:
+                await asyncio.wait([self._starting])
+            for _ in range(_TURNS_TO_CONNECT):
+                await asyncio.sleep(0)
+        finally:
+            self._socket.close()
 
     def _end_shortage(self) -> None:
         self._shortage = None
@@ -114,7 +129,10 @@ class Listener:
 
     def _stop_taking(self) -> None:
         if self._server is not None:
-            self._server.close()
+            # What asyncio accepted in this turn of the loop gets its transport in the next one, and is lost
+            # if its server is closed by then. So nothing more is accepted, and the server is closed later.
+            self._lent.is_taking = False
+            asyncio.get_running_loop().call_soon(self._server.close)
             self._server = None
 
     def _continue(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import assert_never
 
 from aioserve.network.stream import Stream
@@ -38,32 +39,35 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
             pieces = _read_parts(parts)
         case _:
             assert_never(body)
-    stream.write(head + await anext(pieces))
-    await stream.drain()
-    while True:
-        try:
-            piece = await anext(pieces)
-        except StopAsyncIteration:
-            return
-        except OSError as error:
-            raise TornBody from error
-        stream.write(piece)
+    # Left to the garbage collector, a generator that did not come to its end makes a task that nobody owns.
+    async with aclosing(pieces):
+        stream.write(head + await anext(pieces))
         await stream.drain()
+        while True:
+            try:
+                piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except OSError as error:
+                raise TornBody from error
+            stream.write(piece)
+            await stream.drain()
 
 
-async def _read_parts(parts: Iterable[Bytes | Slice]) -> AsyncIterator[bytes]:
+async def _read_parts(parts: Iterable[Bytes | Slice]) -> AsyncGenerator[bytes, None]:
     for part in parts:
         match part:
             case Bytes(data):
                 yield data
             case Slice():
-                async for piece in _read_slice(part):
-                    yield piece
+                async with aclosing(_read_slice(part)) as pieces:
+                    async for piece in pieces:
+                        yield piece
             case _:
                 assert_never(part)
 
 
-async def _read_slice(part: Slice) -> AsyncIterator[bytes]:
+async def _read_slice(part: Slice) -> AsyncGenerator[bytes, None]:
     """The slice in pieces of bounded size. Raises TornBody when the file ends before it."""
     if part.handle.data is not None:
         yield part.handle.data[part.start : part.stop]

@@ -126,7 +126,6 @@ class Server:
         self._waiting: dict[Stream, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_paused = False
-        self._all_left = asyncio.Event()
 
     # What embedding programs ask.
 
@@ -150,6 +149,10 @@ class Server:
 
     async def start(self) -> None:
         """Binds and listens. When this returns, the server answers."""
+        if self._addresses:
+            raise RuntimeError("the server has been started already")
+        # An event belongs to the loop that it was waited for in; the next start may have another.
+        self._all_left = asyncio.Event()
         self._disk = Disk(
             threads=self._config.threads,
             threads_per_file=self._config.threads_per_file,
@@ -191,13 +194,13 @@ class Server:
         option says), then aborts the rest. When cancelled it aborts at once."""
         if not self._addresses:
             return
-        await self._close_listeners()
-        for stream, connection in list(self._streams.items()):
-            if connection is None:
-                stream.abort()
-            else:
-                connection.drain()
         try:
+            await self._close_listeners()
+            for stream, connection in list(self._streams.items()):
+                if connection is None:
+                    stream.abort()
+                else:
+                    connection.drain()
             await self._wait_until_all_left(self._config.grace_s if grace_s is None else grace_s)
         finally:
             await self._end()
@@ -223,8 +226,10 @@ class Server:
             self._addresses = ()
 
     async def _close_listeners(self) -> None:
-        while self._listeners:
-            await self._listeners.pop().close()
+        # A stack, because it closes the others when one of them is interrupted.
+        async with contextlib.AsyncExitStack() as listeners:
+            while self._listeners:
+                listeners.push_async_callback(self._listeners.pop().close)
 
     async def __aenter__(self) -> Server:
         await self.start()
@@ -311,7 +316,8 @@ async def serve(
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """One bound socket for each address of `host`. Raises OSError that names the address."""
+    """One bound socket for each address of `host`, all with the same port. Raises OSError that names the
+    address."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -327,10 +333,11 @@ async def bind(host: str, port: int) -> list[socket.socket]:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.setblocking(False)
             try:
-                bound.bind(address)
+                bound.bind((address[0], port, *address[2:]))
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise OSError(error.errno, f"cannot listen on {format_url(host, port)}: {reason}") from None
+            port = port or bound.getsockname()[1]
     except BaseException:
         for bound in sockets:
             bound.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Answers are never interleaved and a body is written piece by piece: what waits in the transport is at most
 # one piece more than this.
@@ -19,8 +19,7 @@ _WRITE_HIGH_WATER_BYTES = 64 * 1024
 _RATE_WINDOW_S = 10
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
+class StreamLimits(NamedTuple):
     """What a client may make a stream wait for or hold."""
 
     send_timeout_s: float
@@ -44,7 +43,7 @@ class Stream(asyncio.Protocol):
         self._buffer = bytearray()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._is_reading = True
+        self._is_reading = False
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._has_ended = False
@@ -208,7 +207,8 @@ class Stream(asyncio.Protocol):
                     self._buffer.clear()
                     self.deadline = min(self._loop.time() + self._limits.linger_idle_s, total_at)
                     await self.wait_for_data()
-        except (EOFError, TimeoutError, ConnectionError):
+        except (EOFError, OSError):
+            # Not ConnectionError alone: asyncio's write_eof says ENOTCONN when the client has just left.
             pass
         finally:
             self._transport.close()

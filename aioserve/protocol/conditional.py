@@ -10,17 +10,15 @@ without a copy would get, or 412 where the client made a condition of something 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from aioserve.protocol.message import Fields
 
 
-@dataclass(frozen=True, slots=True)
-class Validators:
+class Validators(NamedTuple):
     """What tells one state of a file from another.
 
     `etag` is strong and carries its quotes. `last_modified_s` is in whole Unix seconds and never later than
@@ -130,10 +128,9 @@ _LONG_DAY_NAME: Final = rf"(?P<weekday>{'|'.join(_LONG_DAYS)})"
 _DAY_OF_MONTH: Final = "(?P<day>[0-9]{2})"
 _YEAR: Final = "(?P<year>[0-9]{4})"
 _IMF_FIXDATE: Final = re.compile(f"{_DAY_NAME}, {_DAY_OF_MONTH} {_MONTH} {_YEAR} {_TIME_OF_DAY} GMT")
-_RFC850_DATE: Final = re.compile(
-    f"{_LONG_DAY_NAME}, {_DAY_OF_MONTH}-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME_OF_DAY} GMT"
-)
-_ASCTIME_DATE: Final = re.compile(f"{_DAY_NAME} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME_OF_DAY} {_YEAR}")
+# The obsolete forms are compiled when the first of them comes.
+_RFC850_DATE: Final = f"{_LONG_DAY_NAME}, {_DAY_OF_MONTH}-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME_OF_DAY} GMT"
+_ASCTIME_DATE: Final = f"{_DAY_NAME} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME_OF_DAY} {_YEAR}"
 
 
 def parse_http_date(text: str, now_s: int) -> int | None:
@@ -146,7 +143,9 @@ def parse_http_date(text: str, now_s: int) -> int | None:
     the same. Two halves that contradict each other name no instant to compare with, and for the client an
     ignored date means at the worst that it gets the whole file.
     """
-    found = _IMF_FIXDATE.fullmatch(text) or _RFC850_DATE.fullmatch(text) or _ASCTIME_DATE.fullmatch(text)
+    found = (
+        _IMF_FIXDATE.fullmatch(text) or re.fullmatch(_RFC850_DATE, text) or re.fullmatch(_ASCTIME_DATE, text)
+    )
     if found is None:
         return None
     weekday, day, month, year, hour, minute, second = found.group(

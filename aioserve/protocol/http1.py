@@ -61,7 +61,7 @@ _BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 _BWS = r"[ \t]*+"
 _QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 _CHUNK_EXT = rf"{_BWS};{_BWS}{_TCHAR}++(?:{_BWS}={_BWS}(?:{_TCHAR}++|{_QUOTED_STRING}))?"
-_CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,16}})(?:{_CHUNK_EXT})*+\r\n".encode("latin-1"))
+_CHUNK_LINE = rf"([0-9A-Fa-f]{{1,16}})(?:{_CHUNK_EXT})*+\r\n".encode("latin-1")
 
 # A chunked body instead of a length.
 CHUNKED = -1
@@ -126,7 +126,8 @@ def find_head_end(buffer: bytearray, searched: int, *, max_line_bytes: int, max_
     empty = _EMPTY_LINES.match(buffer)
     start = empty.end() if empty is not None else 0
     line_end = buffer.find(b"\r\n", start)
-    if (line_end if line_end >= 0 else len(buffer)) - start > max_line_bytes:
+    # A CR that came last is half of the line's end, or no part of any line.
+    if (line_end if line_end >= 0 else len(buffer) - buffer.endswith(b"\r")) - start > max_line_bytes:
         raise BadRequest(414, "the request line is too long")
     end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
     if (end + 4 if end >= 0 else len(buffer)) - start > max_head_bytes:
@@ -224,7 +225,7 @@ def parse_body_length(request: Request) -> int:
 
 def parse_chunk_size(line: bytes) -> int:
     """The size in a chunk's first line, its CRLF included (RFC 9112 §7.1). Raises BadRequest(400)."""
-    match = _CHUNK_LINE.fullmatch(line)
+    match = re.fullmatch(_CHUNK_LINE, line)
     if match is None:
         raise BadRequest(400, "malformed chunk")
     return int(match[1], 16)

@@ -6,7 +6,7 @@ How bytes become these is `http1`; what they mean is decided by the other module
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class BadRequest(Exception):
@@ -18,8 +18,7 @@ class BadRequest(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(NamedTuple):
     """Header fields by lower-case name.
 
     `values` holds one text for each name: the lines of a repeated field are joined by ", " in their
@@ -33,12 +32,8 @@ class Fields:
     def get(self, name: str) -> str | None:
         return self.values.get(name)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.values
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request head: what was asked, not yet what it means.
 
     `target` is the request-target as it was sent (bytes 0x21 to 0x7E); `target.parse_target` reads it.

@@ -6,8 +6,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aioserve.protocol.conditional import (
     Validators,
@@ -51,8 +50,7 @@ class Handle(Protocol):
         """Releases the file; a second call does nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(NamedTuple):
     """One form in which a file can be sent. `coding` is its content coding, None for the file itself."""
 
     coding: str | None
@@ -61,18 +59,15 @@ class Variant:
     handle: Handle
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(NamedTuple):
     """No body follows the head."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """The bytes `[start, stop)` of a file."""
 
     handle: Handle
@@ -80,8 +75,7 @@ class Slice:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """Several pieces, one after the other (multipart/byteranges)."""
 
     parts: tuple[Bytes | Slice, ...]
@@ -90,8 +84,7 @@ class Parts:
 Body = Empty | Bytes | Slice | Parts
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     status: int
     fields: tuple[Field, ...]
     body: Body

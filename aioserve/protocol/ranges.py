@@ -11,8 +11,7 @@ an attack (§17.15) is answered as if it were not there, with the whole file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 # zsync 0.6.2 asks for up to 20 ranges in one request and fails on the whole file. Apache's MaxRanges allows
 # 200; nothing but an attack is known to send that many.
@@ -31,8 +30,7 @@ _MAX_DIGITS: Final = 19
 _BLANKS: Final = " \t"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """The bytes from `start` up to, and without, `stop`."""
 
     start: int
@@ -43,8 +41,7 @@ class Span:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Multipart:
+class Multipart(NamedTuple):
     """The frame of a multipart/byteranges body: a head before each span, and what follows the last one.
 
     `size_bytes` is the length of the whole body, the bytes of the spans included.

@@ -7,13 +7,12 @@ operating system (device names) is for `content/files`, which knows the disk.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aioserve.protocol.message import BadRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A path below the root.
 
     `segments` are percent-decoded names: none is empty, ".", ".." or holds "/" or NUL. `is_folder` is
@@ -31,13 +30,19 @@ NO_PATH = Target((), is_folder=True, query=None)
 
 # RFC 3986 §3.2.2 and RFC 9110 §7.2: Host = uri-host [ ":" port ]; uri-host = IP-literal / reg-name (an
 # IPv4address is one). An empty host is refused for http (RFC 9110 §4.2.1).
-_REG_NAME = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+"
-_IPV6 = r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
-_IP_LITERAL = rf"\[(?:{_IPV6}|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]"
+# IP-literal = "[" ( IPv6address / IPvFuture ) "]". Of an IPv6address only the characters are matched here;
+# `_is_ipv6` reads it: an expression that also asks for a colon divides a long run of them in all ways.
+_REG_NAME = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++"
+_IP_LITERAL = r"\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+,;=:]++)\]"
 _AUTHORITY = rf"(?P<host>{_REG_NAME}|{_IP_LITERAL})(?::(?P<port>[0-9]*))?"
 _AUTHORITY_RE = re.compile(_AUTHORITY)
-_ABSOLUTE_FORM = re.compile(rf"https?://{_AUTHORITY}(?P<rest>[/?].*)?".encode(), re.IGNORECASE)
+_ABSOLUTE_FORM = rf"(?i:https?)://{_AUTHORITY}(?P<rest>[/?].*)?".encode()
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
+
+# RFC 3986 §3.2.2. A leading zero is no dec-octet: some readers take it for octal.
+_H16 = r"[0-9A-Fa-f]{1,4}"
+_DEC_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_DEC_OCTET}(?:\.{_DEC_OCTET}){{3}}"
 
 # RFC 3986 §3.3: what a path segment may hold without being encoded.
 _PCHAR = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@")
@@ -58,18 +63,14 @@ def is_authority(text: str) -> bool:
 
 def _is_ipv6(text: str) -> bool:
     """True for an IPv6address of RFC 3986 §3.2.2: eight groups of 16 bits, one run of zeros as "::"."""
-    if "." in text:
+    head, _, tail = text.rpartition(":")
+    if re.fullmatch(_IPV4, tail):
         # The last 32 bits may be written as an IPv4 address: it stands for two groups.
-        text, _, tail = text.rpartition(":")
-        octets = tail.split(".")
-        if len(octets) != 4 or any(not (o.isdigit() and len(o) <= 3 and int(o) <= 255) for o in octets):
-            return False
-        text += ":0:0" if text and text[-1] != ":" else ":0:0" if text == ":" else "0:0"
-    if text.count("::") > 1 or ":::" in text:
-        return False
+        text = f"{head}:0:0"
     left, double, right = text.partition("::")
     groups = (left.split(":") if left else []) + (right.split(":") if right else [])
-    if any(not 1 <= len(group) <= 4 for group in groups):
+    # A second "::", or a third colon, leaves an empty group.
+    if not all(re.fullmatch(_H16, group) for group in groups):
         return False
     return len(groups) <= 7 if double else len(groups) == 8
 
@@ -83,7 +84,9 @@ def parse_target(method: str, target: bytes) -> Target:
     if method == "CONNECT":
         # RFC 9112 §3.2.3: authority-form, with a port.
         authority = target.decode("latin-1")
-        if not is_authority(authority) or authority.rpartition(":")[2] in ("", authority):
+        _, colon, port = authority.rpartition(":")
+        # Behind the last colon of a bare "[::1]" stands no number.
+        if not is_authority(authority) or not colon or not port.isdigit():
             raise BadRequest(400, "CONNECT wants host:port")
         return NO_PATH
     if target == b"*":
@@ -97,8 +100,8 @@ def parse_target(method: str, target: bytes) -> Target:
 
 
 def _strip_authority(target: bytes) -> bytes:
-    """The origin-form of an absolute-form. Its authority stands in for Host, which is ignored (RFC 9112 §3.2.2)."""
-    match = _ABSOLUTE_FORM.fullmatch(target)
+    """The origin-form of an absolute-form, whose authority replaces Host (RFC 9112 §3.2.2)."""
+    match = re.fullmatch(_ABSOLUTE_FORM, target)
     if match is None or not is_authority(target.split(b"/", 3)[2].partition(b"?")[0].decode("latin-1")):
         raise BadRequest(400, "the target is neither a path nor an http URI")
     rest: bytes = match["rest"] or b"/"

@@ -1,0 +1,386 @@
+"""The words on the command line, the run that they ask for, and what it tells the person who typed them.
+
+What the options are is said by `config`; what serving is, by `network`. The server, the loop and logging are
+imported where a run needs them, so that `--help` and `--version` answer at once and a server listens soon.
+
+Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port in use); 2 when it was asked
+for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
+ended it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import gc
+import os
+import signal
+import stat
+import sys
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+import click
+
+from aioserve import __version__
+from aioserve.config import GROUPS, OPTIONS, Config, ConfigError, Option, Settings, load_config
+
+if TYPE_CHECKING:
+    import asyncio
+    import logging
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from aioserve.network.access_log import AccessLog
+    from aioserve.network.server import Server
+
+# How many ports are tried beside the default one before it is called a failure.
+_PORTS_TRIED = 100
+
+
+def main() -> NoReturn:
+    """Runs the command and ends the process with its exit status. No traceback reaches the user unasked."""
+    sys.excepthook = _report_crash
+    gc.disable()  # until the server listens: what is made on the way there is no garbage
+    try:
+        command.main(prog_name="aioserve")
+    finally:
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            _flush(stream, number)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def command() -> None:
+    """An HTTP server for files."""
+
+
+class _ServeCommand(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options in the groups of the table."""
+        groups = {option.name: option.group for option in OPTIONS}
+        for group in GROUPS:
+            rows = [
+                row
+                for parameter in self.get_params(ctx)
+                if isinstance(parameter, click.Option)
+                and groups.get(parameter.name or "", GROUPS[-1]) == group
+                and (row := parameter.get_help_record(ctx))
+            ]
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
+
+def _make_parameter(option: Option) -> click.Option:
+    flags = list(option.flags)
+    if option.kind.switch:
+        # What the environment or a file has switched on can be switched off here.
+        flags[-1] += "/--no-" + flags[-1].removeprefix("--")
+    default = option.kind.show(option.default)
+    return click.Option(
+        [option.name, *flags],
+        default=None,
+        multiple=option.kind.repeatable,
+        metavar=option.kind.metavar or None,
+        help=option.help + (f"  [{default}]" if default else ""),
+    )
+
+
+def serve(root: str | None, **flags: object) -> None:
+    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
+
+    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
+    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    try:
+        settings = load_config({name: _join(value) for name, value in given.items()}, os.environ, "")
+    except ConfigError as error:
+        _fail(2, str(error))
+    if root is not None and "directory" in given:
+        _fail(2, "ROOT and --directory are the same option, expected one of the two")
+    root = settings.console.directory or "." if root is None else root
+    if problem := _find_root_problem(root):
+        _fail(2, problem)
+    try:
+        status = _run(root, settings)
+    except KeyboardInterrupt:  # before the loop took the signals
+        status = 128 + signal.SIGINT
+    sys.exit(status)
+
+
+command.add_command(
+    _ServeCommand(
+        "serve",
+        callback=serve,
+        help=serve.__doc__,
+        params=[click.Argument(["root"], required=False), *map(_make_parameter, OPTIONS)],
+    )
+)
+
+
+def _join(value: object) -> object:
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+def _find_root_problem(root: str) -> str | None:
+    """Why `root` cannot be served; None when it can."""
+    shown = _make_printable(root)
+    try:
+        mode = os.stat(root).st_mode
+    except (OSError, ValueError) as error:
+        return f"cannot serve {shown}: {getattr(error, 'strerror', None) or error}"
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        return f"cannot serve {shown}: neither a folder nor a file"
+    if not os.access(root, os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK):
+        return f"cannot serve {shown}: {os.strerror(errno.EACCES)}"
+    return None
+
+
+def _run(root: str, settings: Settings) -> int:
+    """Serves until told to stop; gives the exit status."""
+    import asyncio
+
+    _set_up_logging(verbose=settings.console.verbose, quiet=settings.console.quiet)
+
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # PyPy has none
+        from uvloop import new_event_loop as make_loop
+
+    from aioserve.network.server import raise_descriptor_limit
+
+    raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(_serve(root, settings))
+
+
+async def _serve(root: str, settings: Settings) -> int:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    log = _open_access_log(settings)
+
+    def stop(number: int) -> None:
+        if told_to_stop.is_set():
+            # At once: whatever still runs, an answer or a thread that a dead disk holds, is left as it is.
+            if log is not None:
+                log.close()
+            os._exit(128 + number)
+        told_to_stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        server = await _start(root, settings, log)
+        _announce(root, server, settings)
+        gc.freeze()
+        gc.enable()
+        await told_to_stop.wait()
+        if _is_terminal() and not settings.console.quiet:
+            _say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
+        await server.stop()
+    except OSError as error:
+        if error.filename is not None:  # the root, gone since it was looked at
+            return _complain(2, f"cannot serve {_make_printable(root)}: {error.strerror}")
+        return _complain(1, _explain(error, settings.config))
+    finally:
+        if log is not None:
+            log.close()
+    return 0
+
+
+async def _start(root: str, settings: Settings, log: AccessLog | None) -> Server:
+    """A server that listens; on the next free port when the default one is busy and nobody asked for it.
+
+    Raises: OSError when it cannot listen.
+    """
+    from aioserve.network.server import Server
+
+    config = settings.config
+    last_port = config.port if "port" in settings.given else config.port + _PORTS_TRIED
+    observer, on_tick = (log.record, log.flush) if log is not None else (None, None)
+    while True:
+        server = Server.from_config(root, config, observer=observer, on_tick=on_tick)
+        try:
+            await server.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or config.port == last_port:
+                raise
+            config = dataclasses.replace(config, port=config.port + 1)
+            continue
+        if config is not settings.config and not settings.console.quiet:
+            busy = settings.config.port
+            _complain(0, f"port {busy} is in use{_name_owner(busy)}; {config.port} is taken instead")
+        return server
+
+
+def _open_access_log(settings: Settings) -> AccessLog | None:
+    if settings.console.quiet or settings.config.log_format == "off" or sys.stdout is None:
+        return None
+    from aioserve.network.access_log import AccessLog
+
+    # A file object of its own: while its thread waits for a reader that stands still, it holds the lock of
+    # the object, and the interpreter could not end if that were sys.stdout.
+    return AccessLog(settings.config.log_format, open(1, "wb", closefd=False))
+
+
+# ---- what is said ----------------------------------------------------------------------------------------
+
+
+def _announce(root: str, server: Server, settings: Settings) -> None:
+    """Says where the server is; it listens already."""
+    urls = _list_urls(server.addresses)
+    if not settings.console.quiet:
+        shown = _make_printable(os.path.abspath(root))
+        if _is_terminal():
+            places = "".join(f"\n  {url}" for url in urls)
+            _say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
+        else:
+            _say(f"Serving {shown} at {' '.join(urls)}")
+    if settings.console.open:
+        import threading
+
+        # A thread that nobody waits for: some browsers return when they are closed.
+        threading.Thread(target=_open_browser, args=(urls[0],), daemon=True).start()
+
+
+def _list_urls(addresses: tuple[tuple[str, int], ...]) -> list[str]:
+    """The URLs that lead to these addresses; for "all addresses" those of the machine's interfaces."""
+    from aioserve.network.server import format_url
+
+    urls = []
+    for host, port in addresses:
+        hosts: tuple[str, ...] = (host,)
+        if host in ("0.0.0.0", "::"):
+            import socket
+
+            from aioserve.network.machine import find_addresses
+
+            hosts = find_addresses(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        urls += [format_url(host, port) for host in hosts]
+    return urls
+
+
+def _open_browser(url: str) -> None:
+    import logging
+    import webbrowser
+
+    if not webbrowser.open(url):
+        logging.getLogger("aioserve").warning("no browser was found to open %s", url)
+
+
+def _explain(error: OSError, config: Config) -> str:
+    """One line for a server that cannot listen: what is in the way, and what to do."""
+    import socket
+
+    hosts = ", ".join(config.host)
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {hosts}: {error.strerror}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            owner = _name_owner(config.port)
+            return f"port {config.port} is in use{owner}; choose another with --port, or 0 for a free one"
+        case errno.EACCES:
+            return (
+                f"this user may not listen on port {config.port}; choose one above 1023 with --port, "
+                "or give the process the capability CAP_NET_BIND_SERVICE"
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"cannot listen on {hosts}: this machine has no such address"
+    return error.strerror or str(error)
+
+
+def _name_owner(port: int) -> str:
+    from aioserve.network.machine import find_port_owner
+
+    owner = find_port_owner(port)
+    return f" by {owner}" if owner else ""
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _say(text: str) -> None:
+    """Writes to standard output; that nobody reads it any more is no reason to stop."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
+    _flush(sys.stdout, 1)
+
+
+def _complain(status: int, text: str) -> int:
+    with contextlib.suppress(OSError):
+        click.echo(f"aioserve: {text}", err=True)
+    return status
+
+
+def _fail(status: int, text: str) -> NoReturn:
+    sys.exit(_complain(status, text))
+
+
+def _flush(stream: TextIO | None, number: int) -> None:
+    """Writes what waits in `stream`; where it cannot be written, it goes to nowhere from here on."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        # Otherwise the interpreter would try again when it ends, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def _make_printable(name: str) -> str:
+    """`name` without what would move a terminal's cursor or cannot be encoded."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
+
+
+# ---- logging ---------------------------------------------------------------------------------------------
+
+
+def _set_up_logging(*, verbose: bool, quiet: bool) -> None:
+    """Puts the events of the process on standard error: warnings in one line each, or all with --verbose."""
+    import logging
+    import threading
+
+    logging.raiseExceptions = False  # a standard error that is closed is no event
+    handler = logging.StreamHandler()
+    if verbose:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    else:
+        handler.addFilter(_make_one_line)
+        handler.setFormatter(logging.Formatter("aioserve: %(message)s"))
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler])
+    sys.unraisablehook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
+    threading.excepthook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
+
+
+def _make_one_line(record: logging.LogRecord) -> bool:
+    """Leaves of a record what happened, not where: that is for --verbose."""
+    text = record.getMessage().partition("\n")[0]
+    if record.exc_info and record.exc_info[0] is not None:
+        text += f" ({record.exc_info[0].__name__}: {record.exc_info[1]})".replace("\n", " ")
+    record.msg, record.args = _make_printable(text), ()
+    record.exc_info = record.exc_text = record.stack_info = None
+    return True
+
+
+def _report_crash(
+    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    """The last resort: an exception that nobody expected becomes one line, or a traceback with --verbose."""
+    if not issubclass(kind, Exception):
+        return  # Ctrl-C
+    import logging
+
+    if not logging.getLogger().handlers:
+        _set_up_logging(verbose=False, quiet=False)
+    logging.getLogger("aioserve").critical(
+        "a mistake of its own", exc_info=(kind, error or kind(), traceback)
+    )

@@ -1,0 +1,51 @@
+"""What the tests of the wire share: both event loops, a site on the disk, and servers for it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aioserve import Server
+
+MIB = 1 << 20
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Each test of the wire runs on both loops, unless it says that one is enough."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if importlib.util.find_spec("uvloop") is not None:
+        import uvloop
+
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture
+def site_root(tmp_path: Path) -> Path:
+    """A folder to serve: pages, a text, a file of 1 MiB whose bytes differ, and one of 64 MiB of zeros."""
+    root = tmp_path / "site"
+    for folder in (root, root / "folder", root / "bare"):
+        folder.mkdir()
+        (folder / "hello.txt").write_bytes(b"hello\n")
+    (root / "index.html").write_bytes(b"<!doctype html><title>home</title>\n")
+    (root / "folder" / "index.html").write_bytes(b"<!doctype html><title>folder</title>\n")
+    (root / "large.bin").write_bytes(b"".join(n.to_bytes(4, "big") for n in range(MIB // 4)))
+    (root / "huge.bin").touch()
+    os.truncate(root / "huge.bin", 64 * MIB)  # more than the kernel's buffers of one connection hold
+    return root
+
+
+Serving = Callable[..., Server]
+
+
+@pytest.fixture
+def serving(site_root: Path) -> Serving:
+    """Makes servers of `site_root`, on a free port and with the options that are given."""
+    return lambda **options: Server(site_root, 0, **options)
