@@ -40,6 +40,7 @@ _PORTS_TRIED = 100
 
 def main() -> NoReturn:
     """Runs the command and ends the process with its exit status. No traceback reaches the user unasked."""
+    _fill_standard_descriptors()
     sys.excepthook = _report_crash
     gc.disable()  # until the server listens: what is made on the way there is no garbage
     try:
@@ -47,6 +48,19 @@ def main() -> NoReturn:
     finally:
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):
             _flush(stream, number)
+
+
+def _fill_standard_descriptors() -> None:
+    """Opens what of standard input, output and error was closed by the caller, on nowhere.
+
+    Otherwise a socket would get that number, and be written to by whoever complains; libuv even aborts when
+    it closes such a one.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -154,6 +168,7 @@ def _run(root: str, settings: Settings) -> int:
     from aioserve.network.server import raise_descriptor_limit
 
     raise_descriptor_limit()
+    _log_set_up(settings, make_loop.__module__)
     with asyncio.Runner(loop_factory=make_loop) as runner:
         return runner.run(_serve(root, settings))
 
@@ -359,6 +374,18 @@ def _set_up_logging(*, verbose: bool, quiet: bool) -> None:
     logging.basicConfig(level=level, handlers=[handler])
     sys.unraisablehook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
     threading.excepthook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
+
+
+def _log_set_up(settings: Settings, loop: str) -> None:
+    import logging
+
+    given = {
+        option.name: getattr(settings.config if option.embeddable else settings.console, option.name)
+        for option in OPTIONS
+        if option.name in settings.given
+    }
+    version = sys.version.partition(" ")[0]
+    logging.getLogger("aioserve").debug("Python %s, loop of %s, options given: %s", version, loop, given)
 
 
 def _make_one_line(record: logging.LogRecord) -> bool:

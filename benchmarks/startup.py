@@ -22,9 +22,12 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 
+# What an installer writes into the script `aioserve`; the one that is installed may be of another version.
+SCRIPT = "import re, sys; from aioserve.cli import main; sys.exit(main())"
+
 COMMANDS = {
-    "aioserve serve": ("aioserve", "serve", "--port", "0"),
-    "http.server": ("http.server", "0", "--bind", "127.0.0.1"),
+    "aioserve serve": ("-c", SCRIPT, "serve", "--port", "0"),
+    "http.server": ("-m", "http.server", "0", "--bind", "127.0.0.1"),
 }
 
 
@@ -42,7 +45,7 @@ def measure_start(arguments: tuple[str, ...], folder: str) -> Start:
     cpu_before = read_children_cpu()
     begin = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -54,7 +57,7 @@ def measure_start(arguments: tuple[str, ...], folder: str) -> Start:
         is_listening = accepts(line)
         process.kill()
     if not is_listening:
-        raise RuntimeError(f"{arguments[0]} does not listen after its first line: {line!r}")
+        raise RuntimeError(f"nobody listens after the first line of {arguments}: {line!r}")
     return Start(wall_s, read_children_cpu() - cpu_before)
 
 

@@ -1,39 +1,26 @@
-"""Every path that is opened: what may be reached below the root, and what was found there.
+"""What was found below the root: a folder, a file with its bytes, nothing, or a refusal.
 
 A file is opened once and then described by its descriptor alone, so length, validators and bytes belong
-together whatever happens to the name meanwhile. What a request may look for is decided in `site`; which
-thread looks, in `disk`.
-
-The module is longer than others because nothing else may open a path: the ways of opening one so that no race
-leads outside (openat2, a walk, and a check of names where there is neither) stand here side by side.
+together whatever happens to the name meanwhile. How a name is opened is for `containment`; what a request may
+look for is decided in `site`, and which thread looks, in `disk`.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
-import re
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from functools import partial
 from threading import Lock
+from typing import NamedTuple
 
+from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.protocol.plan import Variant
-
-
-class Symlinks(StrEnum):
-    """Which symbolic links below the root are followed. The root itself may always be one."""
-
-    NONE = "none"
-    INSIDE = "inside"  # while the target stays below the root
-    ALL = "all"
 
 
 class Kind(Enum):
@@ -41,16 +28,14 @@ class Kind(Enum):
     FOLDER = "folder"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A name to look for, as the decoded segments below the root, and what it must be."""
 
     segments: tuple[bytes, ...]
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The candidate that exists. `variant` is None for a folder; whoever got it closes its handle."""
 
     candidate: Candidate
@@ -89,38 +74,18 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
-
-def _flags(*names: str) -> int:
-    """The named flags of open together, without those that this system does not have."""
-    return functools.reduce(lambda flags, name: flags | getattr(os, name, 0), names, 0)
-
-
-# O_NONBLOCK: a FIFO without a writer would hold the thread for ever. O_LARGEFILE: open implies it, openat2 on
-# 32 bits does not.
-_TO_READ = _flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_LARGEFILE", "O_BINARY", "O_NOINHERIT")
-# With O_PATH, a folder that may be crossed need not be readable.
-_TO_CROSS = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
-_AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
-_NOFOLLOW = _flags("O_NOFOLLOW")
-
-_HAS_DIR_FD = os.open in os.supports_dir_fd
-_HAS_PREAD = hasattr(os, "pread")
-
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
-# Linux follows 40 links as well.
-_MAX_LINKS = 40
-# Against somebody who keeps changing what is being looked at. Past these, the caller has a way out.
+# Against somebody who keeps changing a file. Past these, it is sent as it comes.
 _MAX_SNAPSHOTS = 3
-_MAX_LOOKS = 20
-_MAX_BENEATH = 4
 
 
 class Files:
     """The files below `root`, or the one file that `root` is.
 
     `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist. Files of up
-    to `small_bytes` are read when they are found. Lookups run on `disk`.
+    to `small_bytes` are read when they are found. Lookups run on `disk`. `way` is the best one to open names,
+    `clock` counts the seconds until the name of the root is looked up again.
     Raises OSError when the root does not exist, cannot be read, or is neither a folder nor a regular file.
     """
 
@@ -132,26 +97,29 @@ class Files:
         hidden: bool = False,
         disk: Disk,
         small_bytes: int = 65536,
+        way: Way = Way.BENEATH,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Absolute, since the working folder may change, but with its links: they may be switched.
         self._name = os.path.join(os.getcwdb(), os.fsencode(root))
         self._symlinks = symlinks
+        self._way = way
         self._shows_hidden = hidden
         self._disk = disk
         self._small_bytes = small_bytes
-        self._way: _Way | None = None
+        self._clock = clock
         self._lock = Lock()
-        self._root: _Root | None = None
-        self._next_look_s = time.monotonic() + _ROOT_LOOK_S
+        self._root: Root | None = None
+        self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
         self.only_name: bytes | None = None
         """The name of the root when it is one single file; no other name exists then."""
         mode = os.stat(self._name).st_mode
         if stat.S_ISREG(mode):
-            os.close(os.open(self._name, _TO_READ))
+            os.close(open_named_file(self._name))
             self.only_name = os.path.basename(self._name)
         elif stat.S_ISDIR(mode):
-            self._root = _Root(self._name)
+            self._root = self._open_root()
         else:
             raise OSError(errno.EINVAL, "Neither a folder nor a regular file", os.fspath(root))
 
@@ -186,13 +154,7 @@ class Files:
             return segments == (self.only_name,) and candidate.kind is Kind.FILE
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         after_public = 1 if segments[:1] == (b".well-known",) else 0
-        for segment in segments[after_public:]:
-            if segment.startswith(b".") and (not self._shows_hidden or segment in (b".", b"..")):
-                return False
-            # Decoded targets hold none of these; this room does not rely on it.
-            if not segment or b"/" in segment or b"\0" in segment:
-                return False
-        return True
+        return self._shows_hidden or not any(name.startswith(b".") for name in segments[after_public:])
 
     def _find_in_thread(self, candidates: Sequence[Candidate]) -> Found | None:
         with self._use_root() as root:
@@ -208,44 +170,12 @@ class Files:
                         return found
         return None
 
-    def _look_for(self, candidate: Candidate, root: _Root | None) -> Found | None:
-        if root is None:
-            # Named by the user, links and all.
-            descriptor = _open_last(self._name, _TO_READ, None)
-        elif candidate.kind is Kind.FOLDER:
-            return Found(candidate, None) if self._has_folder(root, candidate.segments) else None
-        else:
-            descriptor = self._open(root, candidate.segments, _TO_READ)
+    def _look_for(self, candidate: Candidate, root: Root | None) -> Found | None:
+        if candidate.kind is Kind.FOLDER and root is not None:
+            return Found(candidate, None) if root.has_folder(candidate.segments) else None
+        descriptor = open_named_file(self._name) if root is None else root.open_file(candidate.segments)
         variant = self._take_variant(descriptor)
         return None if variant is None else Found(candidate, variant)
-
-    def _has_folder(self, root: _Root, segments: Sequence[bytes]) -> bool:
-        if self._find_way() is _Way.NAME:
-            return stat.S_ISDIR(os.stat(_check_path(root, segments, self._symlinks)).st_mode)
-        os.close(self._open(root, segments, _TO_CROSS))
-        return True
-
-    def _open(self, root: _Root, segments: Sequence[bytes], flags: int) -> int:
-        """A descriptor of what has that name below `root`, opened with `flags`; the caller closes it."""
-        way = self._find_way()
-        if way is _Way.NAME:
-            return _open_last(_check_path(root, segments, self._symlinks), flags, None)
-        if self._symlinks is Symlinks.ALL:
-            return _open_last(b"/".join(segments) or b".", flags, root.descriptor)
-        follows_links = self._symlinks is Symlinks.INSIDE
-        openat2 = _load_openat2()
-        if way is _Way.BENEATH and openat2 is not None:
-            try:
-                return _open_beneath(openat2, root, segments, flags, follows_links=follows_links)
-            except OSError as error:
-                if error.errno not in _ASK_THE_WALK:
-                    raise
-        return _open_by_walk(root, segments, flags, follows_links=follows_links)
-
-    def _find_way(self) -> _Way:
-        if self._way is None:
-            self._way = _find_best_way()
-        return self._way
 
     def _take_variant(self, descriptor: int) -> Variant | None:
         """What the opened descriptor stands for, now its owner; None when that is no regular file.
@@ -276,7 +206,7 @@ class Files:
                 os.close(descriptor)
 
     @contextmanager
-    def _use_root(self) -> Iterator[_Root | None]:
+    def _use_root(self) -> Iterator[Root | None]:
         """The root as it is now, open at least until the block ends; None when it is one single file."""
         if self._is_closed:
             raise Refused(503)
@@ -294,17 +224,17 @@ class Files:
             with self._lock:
                 root.drop()
 
-    def _take_root(self) -> _Root:
+    def _take_root(self) -> Root:
         with self._lock:
             root = self._root
-            if root is not None and time.monotonic() < self._next_look_s:
+            if root is not None and self._clock() < self._next_look_s:
                 root.users += 1
                 return root
             # Claimed before the look, so that one thread looks and the others go on.
-            self._next_look_s = time.monotonic() + _ROOT_LOOK_S
+            self._next_look_s = self._clock() + _ROOT_LOOK_S
         # Not under the lock: a disk that is slow to answer must not hold up the finds that need no look.
         try:
-            fresh = None if root is not None and root.is_named(self._name) else _Root(self._name)
+            fresh = None if root is not None and root.is_named(self._name) else self._open_root()
         except OSError:
             with self._lock:
                 if self._root is root:
@@ -320,7 +250,10 @@ class Files:
             self._root.users += 1
             return self._root
 
-    def _set_root(self, root: _Root | None) -> None:
+    def _open_root(self) -> Root:
+        return Root(self._name, symlinks=self._symlinks, way=self._way)
+
+    def _set_root(self, root: Root | None) -> None:
         if self._root is not None:
             self._root.drop()
         self._root = root
@@ -342,7 +275,7 @@ class OpenFile:
         self._readers = 0
         self._is_closed = False
         # Without pread, the position belongs to the descriptor: one reader at a time.
-        self._seeking: AbstractContextManager[object] = nullcontext() if _HAS_PREAD else Lock()
+        self._seeking: AbstractContextManager[object] = nullcontext() if _has_pread() else Lock()
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """At most `size_bytes` from `offset`; fewer only where the file ends.
@@ -394,6 +327,10 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def _has_pread() -> bool:
+    return hasattr(os, "pread")
+
+
 def _read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
     """Up to `size_bytes` from `offset`; fewer only where the file ends."""
     data = _read_once(descriptor, offset, size_bytes)
@@ -406,271 +343,7 @@ def _read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
 
 
 def _read_once(descriptor: int, offset: int, size_bytes: int) -> bytes:
-    if _HAS_PREAD:
+    if _has_pread():
         return os.pread(descriptor, size_bytes, offset)
     os.lseek(descriptor, offset, os.SEEK_SET)
     return os.read(descriptor, size_bytes)
-
-
-class _Root:
-    """The folder that is served, held by a descriptor for those who use it.
-
-    `users` is counted by Files, under its lock; the first is Files itself, while this is the current root.
-    """
-
-    __slots__ = ("_aliases", "_identity", "descriptor", "path", "users")
-
-    def __init__(self, name: bytes) -> None:
-        # First the real path, then the folder at that path, so that the two belong together. If a deploy
-        # comes between stat and open, the next look at the name finds another identity and comes here again.
-        self.path = os.path.realpath(name)
-        status = os.stat(self.path)
-        self._identity = (status.st_dev, status.st_ino)
-        self.descriptor = os.open(self.path, _AS_ROOT) if _HAS_DIR_FD else -1
-        self._aliases = [_split(self.path)]
-        # An absolute link may also name the root as the user did. What ".." means there, only the kernel
-        # knows.
-        if b".." not in _split(name):
-            self._aliases.append(_split(name))
-        self.users = 1
-
-    def is_named(self, name: bytes) -> bool:
-        """Whether `name` still leads to this folder. Raises OSError when it leads nowhere."""
-        status = os.stat(name)
-        return self._identity == (status.st_dev, status.st_ino)
-
-    def find_below(self, path: bytes) -> list[bytes] | None:
-        """The parts of an absolute path that stand below this root; None when it leads elsewhere."""
-        parts = _split(path)
-        for alias in self._aliases:
-            if parts[: len(alias)] == alias:
-                return parts[len(alias) :]
-        return None
-
-    def drop(self) -> None:
-        """One user less; the last one closes the descriptor."""
-        self.users -= 1
-        if not self.users and self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-class _Way(Enum):
-    """How a name below the root is opened so that it cannot lead outside."""
-
-    BENEATH = "the kernel keeps the path below the root (openat2)"
-    WALK = "each segment is opened by itself and links are read here"
-    NAME = "the path is checked, then opened"
-
-
-@functools.cache
-def _find_best_way() -> _Way:
-    if not _HAS_DIR_FD:
-        return _Way.NAME
-    return _Way.WALK if _load_openat2() is None else _Way.BENEATH
-
-
-def _absent(name: bytes) -> OSError:
-    return FileNotFoundError(errno.ENOENT, "Nothing that may be served", name)
-
-
-def _open_last(name: bytes, flags: int, folder: int | None) -> int:
-    """Opens `name` in `folder`. To be read, what is no regular file is absent, even when it is forbidden.
-
-    A folder that may be crossed but not read answers with a permission error, and so does a stranger's FIFO.
-    """
-    try:
-        return os.open(name, flags, dir_fd=folder)
-    except PermissionError:
-        follows_links = not flags & _NOFOLLOW
-        if flags & _flags("O_DIRECTORY") or stat.S_ISREG(
-            os.stat(name, dir_fd=folder, follow_symlinks=follows_links).st_mode
-        ):
-            raise
-    raise _absent(name)
-
-
-# --- openat2 (Linux 5.6 and later) ---
-
-_OpenAt2 = Callable[[int, bytes, int, int], int]
-
-_OPENAT2 = 437
-_AT_FDCWD = -100
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_BENEATH = 0x08
-
-# Where it is missing, or forbidden by a seccomp filter that does not know it.
-_NO_OPENAT2 = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG}
-# EXDEV: the path left the root on its way, as every absolute link does. EAGAIN: names changed meanwhile, and
-# the kernel could not promise anything. EACCES, EPERM: is it a file at all that was refused? EINTR: a signal.
-_ASK_THE_WALK = {errno.EXDEV, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINTR}
-
-
-@functools.cache
-def _load_openat2() -> _OpenAt2 | None:
-    """The system call as a function of folder, path, flags and resolve flags; None where there is none."""
-    if sys.platform != "linux":
-        return None
-    # Not at the top: it costs the start some milliseconds, and is needed by the first request only.
-    import ctypes
-
-    class OpenHow(ctypes.Structure):
-        _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-    syscall = ctypes.CDLL(None, use_errno=True).syscall  # a CDLL lets the other threads run meanwhile
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (
-        ctypes.c_long,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.POINTER(OpenHow),
-        ctypes.c_size_t,
-    )
-
-    def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
-        how = OpenHow(flags, 0, resolve)
-        descriptor: int = syscall(_OPENAT2, folder, path, how, ctypes.sizeof(how))
-        if descriptor < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), path)
-        return descriptor
-
-    try:
-        os.close(openat2(_AT_FDCWD, b".", _TO_CROSS, _RESOLVE_BENEATH))
-    except OSError as error:
-        if error.errno in _NO_OPENAT2:
-            return None
-    return openat2
-
-
-def _open_beneath(
-    openat2: _OpenAt2, root: _Root, segments: Sequence[bytes], flags: int, *, follows_links: bool
-) -> int:
-    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-    if not follows_links:
-        resolve |= _RESOLVE_NO_SYMLINKS
-    path = b"/".join(segments) or b"."
-    for _ in range(_MAX_BENEATH):
-        try:
-            return openat2(root.descriptor, path, flags, resolve)
-        except BlockingIOError as error:
-            # A link with ".." was met while names changed somewhere on this machine.
-            failure = error
-    raise failure
-
-
-# --- the walk (macOS, BSD, old kernels, and what openat2 leaves undecided) ---
-
-# What O_NOFOLLOW says of a link: ELOOP, on FreeBSD EMLINK; with O_DIRECTORY mostly ENOTDIR.
-_MAY_BE_LINK = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}
-
-
-def _open_by_walk(root: _Root, segments: Sequence[bytes], flags: int, *, follows_links: bool) -> int:
-    """Opens what `segments` lead to, one at a time, each in the descriptor of the folder before it.
-
-    The kernel follows no link here. The text of a link takes its place in what is still to be walked, so that
-    it obeys the same rules: ".." goes back to the folder that was entered before, and not above the root; an
-    absolute path must lead into the root.
-    """
-    entered: list[int] = []
-    ahead = [*reversed(segments)] or [b"."]
-    links = 0
-    try:
-        while True:
-            name = ahead.pop()
-            if name == b"." and ahead:
-                continue
-            if name == b"..":
-                if not entered:
-                    raise _absent(name)
-                os.close(entered.pop())
-                ahead = ahead or [b"."]
-                continue
-            folder = entered[-1] if entered else root.descriptor
-            step = _step(name, _TO_CROSS if ahead else flags, folder, follows_links=follows_links)
-            if isinstance(step, int):
-                if not ahead:
-                    return step
-                entered.append(step)
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
-            is_absolute = step.startswith(b"/")
-            parts = root.find_below(step) if is_absolute else _split(step)
-            if parts is None:
-                raise _absent(name)
-            while is_absolute and entered:
-                os.close(entered.pop())
-            if not parts or step.endswith((b"/", b"/.")):
-                parts.append(b".")  # it must be a folder
-            ahead += reversed(parts)
-    finally:
-        for descriptor in entered:
-            os.close(descriptor)
-
-
-def _step(name: bytes, flags: int, folder: int, *, follows_links: bool) -> int | bytes:
-    """Opens `name` in `folder`: a descriptor, or the text of the link that stands there."""
-    for _ in range(_MAX_LOOKS):
-        try:
-            return _open_last(name, flags | _NOFOLLOW, folder)
-        except OSError as error:
-            if not follows_links or error.errno not in _MAY_BE_LINK:
-                raise
-            failure = error
-        try:
-            return os.readlink(name, dir_fd=folder)
-        except OSError as error:
-            # No link, or none any more: looked at again, until it keeps still.
-            if error.errno != errno.EINVAL:
-                raise
-    raise failure
-
-
-def _split(path: bytes) -> list[bytes]:
-    """The parts of a path that lead somewhere."""
-    return [part for part in path.split(b"/") if part not in (b"", b".")]
-
-
-# --- names (Windows) ---
-
-# Separators, drives and streams, wildcards, control characters; short forms such as PROGRA~1; what Windows
-# strips from the end of a name; and devices, which exist in every folder and with every extension.
-_UNSAFE_NAME = re.compile(
-    rb'[\x00-\x1f\\:*?"<>|]|~[0-9]|[. ]\Z'
-    rb"|\A(con|prn|aux|nul|clock\$|conin\$|conout\$|(com|lpt)([0-9]|\xc2[\xb9\xb2\xb3])) *(\.|\Z)",
-    re.IGNORECASE,
-)
-
-
-def _check_path(root: _Root, segments: Sequence[bytes], symlinks: Symlinks) -> bytes:
-    """The path of what may be opened below `root`. Raises FileNotFoundError for anything else.
-
-    Deviation: a link that is put there between this check and the open is followed. Python on Windows cannot
-    open relative to a folder; making links is a privilege there.
-    """
-    for segment in segments:
-        if _UNSAFE_NAME.search(segment) or not _is_utf8(segment):
-            raise _absent(segment)
-    path = os.path.join(root.path, *segments)
-    if symlinks is Symlinks.ALL:
-        return path
-    real = os.path.realpath(path)
-    if symlinks is Symlinks.NONE:
-        is_allowed = os.path.normcase(real) == os.path.normcase(path)
-    else:
-        # Joined with nothing, both end in a separator: /site-private is not below /site.
-        below = os.path.join(os.path.normcase(root.path), b"")
-        is_allowed = os.path.join(os.path.normcase(real), b"").startswith(below)
-    if not is_allowed:
-        raise _absent(path)
-    return path
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import cast
 
 from aioserve.config import Config
+from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files, Symlinks
+from aioserve.content.files import Files
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange, make_log_observer
 from aioserve.network.clock import Clock
@@ -54,7 +55,8 @@ class Server:
     As a context manager it starts and stops itself; it can be started again. It runs on the loop of the
     caller and touches nothing else of the process: no signals, no logging set-up, no environment.
 
-    `options` are those of `aioserve serve`, by their names in docs/configuration.md. Raises ConfigError for
+    Without a `port` it takes a free one. `options` are those of `aioserve serve`, by their names in
+    docs/configuration.md. Raises ConfigError for
     an unknown one or a wrong value. `start` raises OSError when the root cannot be read or an address not
     be bound.
     """
@@ -62,7 +64,7 @@ class Server:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        port: int = 8080,
+        port: int = 0,
         *,
         host: str | Sequence[str] = "127.0.0.1",
         **options: object,

@@ -108,14 +108,12 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
     validators = Validators(
         etag=format_etag(variant.mtime_ns, variant.size_bytes, variant.coding), last_modified_s=modified_s
     )
-    match evaluate_preconditions(request.method, request.fields, validators, now_s):
-        case Verdict.FAILED:
-            return plan_error(request, 412)
-        case Verdict.NOT_MODIFIED:
-            # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
-            return Plan(304, (("ETag", validators.etag), _REVALIDATE), Empty())
-        case Verdict.PROCEED:
-            pass
+    verdict = evaluate_preconditions(request.method, request.fields, validators, now_s)
+    if verdict is Verdict.FAILED:
+        return plan_error(request, 412)
+    if verdict is Verdict.NOT_MODIFIED:
+        # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
+        return Plan(304, (("ETag", validators.etag), _REVALIDATE), Empty())
 
     size_bytes = variant.size_bytes
     described: tuple[Field, ...] = (

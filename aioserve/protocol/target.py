@@ -1,7 +1,7 @@
 """What a request-target names: safe decoded segments and a query, or BadRequest.
 
 The one place where an undecoded or unsafe path is seen. What a segment may not be on the disk of one
-operating system (device names) is for `content/files`, which knows the disk.
+operating system (device names) is for `content/containment`, which knows the disk.
 """
 
 from __future__ import annotations

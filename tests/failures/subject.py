@@ -63,8 +63,13 @@ class Subject:
         """True when it holds no more descriptors than before its first client."""
         return self.count_descriptors() <= self.idle_descriptors
 
+    def find_free_descriptor(self) -> int:
+        """The number that its next descriptor gets."""
+        taken = {int(name) for name in os.listdir(f"/proc/{self.process.pid}/fd")}
+        return min(set(range(len(taken) + 1)) - taken)
+
     def limit_descriptors(self, count: int) -> None:
-        """It may have so many descriptors from now on; what it has above that, it keeps."""
+        """It gets descriptors below this number only, from now on; what it has above that, it keeps."""
         _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (count, hard))
 

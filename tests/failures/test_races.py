@@ -48,15 +48,15 @@ def make_folder(path: Path, content: bytes) -> Path:
 class TestContainment:
     """RENAME_EXCHANGE swaps what is inside with links and folders that lead outside."""
 
-    @pytest.fixture(params=["by openat2", "by a walk"])
-    def environment(self, shim: DiskShim, request: pytest.FixtureRequest) -> dict[str, str]:
-        if request.param == "by a walk":
-            shim.hide_openat2()
-        return shim.environment
-
-    async def test_no_byte_from_outside_in_ten_thousand_answers(
-        self, root: Path, aside: Path, tmp_path: Path, environment: dict[str, str]
+    @pytest.mark.parametrize(
+        ("has_openat2", "count"),
+        [pytest.param(True, 10_000, id="by openat2"), pytest.param(False, 5_000, id="by a walk")],
+    )
+    async def test_no_byte_from_outside_in_thousands_of_answers(
+        self, root: Path, aside: Path, tmp_path: Path, shim: DiskShim, has_openat2: bool, count: int
     ) -> None:
+        if not has_openat2:
+            shim.hide_openat2()
         pairs: list[Path] = []
         for kind, target in [("absolute", aside), ("relative", Path("../aside"))]:
             (root / f"{kind}.txt").write_bytes(INSIDE)
@@ -82,10 +82,10 @@ class TestContainment:
             assert answer.status == 404 or answer.body == INSIDE, target
 
         with (
-            serving(root, folder=tmp_path, environment=environment) as server,
+            serving(root, folder=tmp_path, environment=shim.environment) as server,
             churning("exchange", *pairs) as churn,
         ):
-            statuses = await ask_often(server.port, targets, 10_000, judge)
+            statuses = await ask_often(server.port, targets, count, judge)
 
         assert churn.turns > 1000
         # Both halves of the race have been met.
@@ -133,7 +133,7 @@ class TestReplacement:
             churning("replace", root / "page.bin", 400_000),
         ):
             async with RawClient(server.port) as client:
-                for _ in range(500):
+                for _ in range(300):
                     first = await client.ask(format_request("/page.bin", "Range: bytes=0-199999"))
                     tag = first.fields["etag"]
                     rest = await client.ask(
@@ -149,7 +149,7 @@ class TestReplacement:
                         parse_version(rest.body)
                         mixed += 1
 
-        assert whole + mixed == 500
+        assert whole + mixed == 300
         assert mixed > 10
 
     async def test_a_name_that_comes_and_goes_gives_the_file_or_404(self, root: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ class TestReplacement:
             serving(root, folder=tmp_path) as server,
             churning("blink", tmp_path / "source", root / "page.txt") as churn,
         ):
-            statuses = await ask_often(server.port, ["/page.txt"], 3_000, judge)
+            statuses = await ask_often(server.port, ["/page.txt"], 2_000, judge)
 
         assert churn.turns > 1000
         assert min(statuses[200], statuses[404]) > 30
@@ -188,7 +188,7 @@ class TestReplacement:
             serving(root, "--threads", "1", folder=tmp_path) as server,
             churning("exchange", *pairs) as churn,
         ):
-            statuses = await ask_often(server.port, targets, 3_000, judge)
+            statuses = await ask_often(server.port, targets, 1_500, judge)
 
         assert churn.turns > 1000
         assert min(statuses[200], statuses[404]) > 100

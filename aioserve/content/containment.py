@@ -1,0 +1,349 @@
+"""How a name below the root is opened so that it cannot lead outside.
+
+Every path of a site is opened here, in the best way that the system has: the kernel keeps it below the root
+(openat2), or each segment is opened by itself, or the path is checked first. Which names are looked for, and
+what was found there, is for `files`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import operator
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum, StrEnum
+
+
+class Symlinks(StrEnum):
+    """Which symbolic links below the root are followed. The root itself may always be one."""
+
+    NONE = "none"
+    INSIDE = "inside"  # while the target stays below the root
+    ALL = "all"
+
+
+class Way(Enum):
+    """How a name below the root is opened, the best first."""
+
+    BENEATH = "the kernel keeps the path below the root (openat2)"
+    WALK = "each segment is opened by itself and links are read here"
+    NAME = "the path is checked, then opened"
+
+
+def _flags(*names: str) -> int:
+    """The named flags of open together, without those that this system does not have."""
+    return functools.reduce(operator.or_, (getattr(os, name, 0) for name in names))
+
+
+# O_NONBLOCK: a FIFO without a writer would hold the thread for ever. O_LARGEFILE: open implies it, openat2 on
+# 32 bits does not.
+_TO_READ = _flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_LARGEFILE", "O_BINARY", "O_NOINHERIT")
+# With O_PATH, a folder that may be crossed need not be readable.
+_TO_CROSS = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
+_AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
+_DIRECTORY = _flags("O_DIRECTORY")
+_NOFOLLOW = _flags("O_NOFOLLOW")
+
+# Linux follows 40 links as well.
+_MAX_LINKS = 40
+# Against somebody who keeps changing what is being looked at. Past these, the caller has a way out.
+_MAX_LOOKS = 20
+_MAX_BENEATH = 4
+
+
+class Root:
+    """The folder that is served, held by a descriptor for those who use it.
+
+    `symlinks` says which links below it are followed. `way` is the best one to try; where the system does not
+    have it, the next is taken. `users` is counted by the owner, who is the first of them, under a lock.
+    Raises OSError when `name` leads to no folder that can be read.
+    """
+
+    __slots__ = ("_aliases", "_descriptor", "_identity", "_path", "_symlinks", "_way", "users")
+
+    def __init__(self, name: bytes, *, symlinks: Symlinks, way: Way = Way.BENEATH) -> None:
+        self._symlinks = symlinks
+        self._way = way if os.open in os.supports_dir_fd else Way.NAME
+        # First the real path, then the folder at that path, so that the two belong together. If a deploy
+        # comes between stat and open, the next look at the name finds another identity and opens it again.
+        self._path = os.path.realpath(name)
+        status = os.stat(self._path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._path)
+        self._identity = (status.st_dev, status.st_ino)
+        self._descriptor = -1 if self._way is Way.NAME else os.open(self._path, _AS_ROOT)
+        self._aliases = [_split(self._path)]
+        # An absolute link may also name the root as the user did. What ".." means there, only the kernel
+        # knows.
+        if b".." not in _split(name):
+            self._aliases.append(_split(name))
+        self.users = 1
+
+    def is_named(self, name: bytes) -> bool:
+        """Whether `name` still leads to this folder. Raises OSError when it leads nowhere."""
+        status = os.stat(name)
+        return self._identity == (status.st_dev, status.st_ino)
+
+    def drop(self) -> None:
+        """One user less; the last one closes the descriptor."""
+        self.users -= 1
+        if not self.users and self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def open_file(self, segments: Sequence[bytes]) -> int:
+        """A descriptor to read what has that name; the caller closes it, and sees whether it is a file.
+
+        Raises OSError: PermissionError for a regular file that is forbidden, or anything below a folder that
+        is, and FileNotFoundError among others for what may not be reached.
+        """
+        return self._open(segments, _TO_READ)
+
+    def has_folder(self, segments: Sequence[bytes]) -> bool:
+        """Whether a folder has that name; what is none may also raise OSError, as `open_file` does."""
+        if self._way is Way.NAME:
+            return stat.S_ISDIR(os.stat(self._check_path(segments)).st_mode)
+        os.close(self._open(segments, _TO_CROSS))
+        return True
+
+    def _open(self, segments: Sequence[bytes], flags: int) -> int:
+        if self._way is Way.NAME:
+            return _open_last(self._check_path(segments), flags, None)
+        path = _join(segments)
+        if self._symlinks is Symlinks.ALL:
+            return _open_last(path, flags, self._descriptor)
+        # Looked for at the first request, not at the start.
+        openat2 = None if self._way is Way.WALK else load_openat2()
+        if openat2 is not None:
+            try:
+                return self._open_beneath(openat2, path, flags)
+            except OSError as error:
+                if error.errno not in _ASK_THE_WALK:
+                    raise
+        return self._open_by_walk(segments, flags)
+
+    def _open_beneath(self, openat2: OpenAt2, path: bytes, flags: int) -> int:
+        resolve = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+        if self._symlinks is Symlinks.NONE:
+            resolve |= _RESOLVE_NO_SYMLINKS
+        for _ in range(_MAX_BENEATH):
+            try:
+                return openat2(self._descriptor, path, flags, resolve)
+            except BlockingIOError as error:
+                # A link with ".." was met while names changed somewhere on this machine.
+                failure = error
+        raise failure
+
+    def _open_by_walk(self, segments: Sequence[bytes], flags: int) -> int:
+        """Opens what `segments` lead to, one at a time, each in the descriptor of the folder before it.
+
+        The kernel follows no link here. The text of a link takes its place in what is still to be walked, so
+        that it obeys the same rules: ".." goes back to the folder that was entered before, and not above the
+        root; an absolute path must lead into the root.
+        """
+        entered: list[int] = []
+        ahead = [*reversed(segments)] or [b"."]
+        links = 0
+        try:
+            while True:
+                name = ahead.pop()
+                if name == b"." and ahead:
+                    continue
+                if name == b"..":
+                    if not entered:
+                        raise _absent(name)
+                    os.close(entered.pop())
+                    ahead = ahead or [b"."]
+                    continue
+                folder = entered[-1] if entered else self._descriptor
+                follows_links = self._symlinks is Symlinks.INSIDE
+                step = _step(name, _TO_CROSS if ahead else flags, folder, follows_links=follows_links)
+                if isinstance(step, int):
+                    if not ahead:
+                        return step
+                    entered.append(step)
+                    continue
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+                is_absolute = step.startswith(b"/")
+                parts = self._find_below(step) if is_absolute else _split(step)
+                if parts is None:
+                    raise _absent(name)
+                while is_absolute and entered:
+                    os.close(entered.pop())
+                if not parts or step.endswith((b"/", b"/.")):
+                    parts.append(b".")  # it must be a folder
+                ahead += reversed(parts)
+        finally:
+            for descriptor in entered:
+                os.close(descriptor)
+
+    def _find_below(self, path: bytes) -> list[bytes] | None:
+        """The parts of an absolute path that stand below this root; None when it leads elsewhere."""
+        parts = _split(path)
+        for alias in self._aliases:
+            if parts[: len(alias)] == alias:
+                return parts[len(alias) :]
+        return None
+
+    def _check_path(self, segments: Sequence[bytes]) -> bytes:
+        """The path of what may be opened. Raises FileNotFoundError for anything else.
+
+        Deviation: a link that is put there between this check and the open is followed. Python on Windows
+        cannot open relative to a folder; making links is a privilege there.
+        """
+        for segment in segments:
+            if re.search(_UNSAFE_NAME, segment) or not _is_utf8(segment):
+                raise _absent(segment)
+        path = os.path.join(self._path, *segments)
+        if self._symlinks is Symlinks.ALL:
+            return path
+        real = os.path.realpath(path)
+        if self._symlinks is Symlinks.NONE:
+            is_allowed = os.path.normcase(real) == os.path.normcase(path)
+        else:
+            # Joined with nothing, both end in a separator: /site-private is not below /site.
+            below = os.path.join(os.path.normcase(self._path), b"")
+            is_allowed = os.path.join(os.path.normcase(real), b"").startswith(below)
+        if not is_allowed:
+            raise _absent(path)
+        return path
+
+
+def open_named_file(name: bytes) -> int:
+    """A descriptor to read the file that the user named, links and all. Raises OSError as `Root` does."""
+    return _open_last(name, _TO_READ, None)
+
+
+def _open_last(name: bytes, flags: int, folder: int | None) -> int:
+    """Opens `name` in `folder`. To be read, what is no regular file is absent, even when it is forbidden.
+
+    A folder that may be crossed but not read answers with a permission error, and so does a stranger's FIFO.
+    """
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except PermissionError:
+        follows_links = not flags & _NOFOLLOW
+        if flags & _DIRECTORY or stat.S_ISREG(
+            os.stat(name, dir_fd=folder, follow_symlinks=follows_links).st_mode
+        ):
+            raise
+    raise _absent(name)
+
+
+def _absent(name: bytes) -> OSError:
+    return FileNotFoundError(errno.ENOENT, "Nothing that may be served", name)
+
+
+def _split(path: bytes) -> list[bytes]:
+    """The parts of a path that lead somewhere."""
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def _join(segments: Sequence[bytes]) -> bytes:
+    """The path of `segments`, each of which must be one name. Decoded targets are; this relies on nobody."""
+    for segment in segments:
+        if segment in (b"", b".", b"..") or b"/" in segment or b"\0" in segment:
+            raise _absent(segment)
+    return b"/".join(segments) or b"."
+
+
+# --- openat2 (Linux 5.6 and later) ---
+
+OpenAt2 = Callable[[int, bytes, int, int], int]
+
+_OPENAT2 = 437
+_AT_FDCWD = -100
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+
+# Where it is missing, or forbidden by a seccomp filter that does not know it.
+_NO_OPENAT2 = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG}
+# EXDEV: the path left the root on its way, as every absolute link does. EAGAIN: names changed meanwhile, and
+# the kernel could not promise anything. EACCES, EPERM: is it a file at all that was refused? EINTR: a signal.
+_ASK_THE_WALK = {errno.EXDEV, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINTR}
+
+
+@functools.cache
+def load_openat2(number: int = _OPENAT2) -> OpenAt2 | None:
+    """The system call as a function of folder, path, flags and resolve flags; None where there is none."""
+    if sys.platform != "linux":
+        return None
+    # Not at the top: it costs the start some milliseconds, and is needed by the first request only.
+    import ctypes
+
+    class OpenHow(ctypes.Structure):
+        _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+    syscall = ctypes.CDLL(None, use_errno=True).syscall  # a CDLL lets the other threads run meanwhile
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = (
+        ctypes.c_long,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.POINTER(OpenHow),
+        ctypes.c_size_t,
+    )
+
+    def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
+        how = OpenHow(flags, 0, resolve)
+        descriptor: int = syscall(number, folder, path, how, ctypes.sizeof(how))
+        if descriptor < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), path)
+        return descriptor
+
+    try:
+        os.close(openat2(_AT_FDCWD, b".", _TO_CROSS, _RESOLVE_BENEATH))
+    except OSError as error:
+        if error.errno in _NO_OPENAT2:
+            return None
+    return openat2
+
+
+# --- the walk (macOS, BSD, old kernels, and what openat2 leaves undecided) ---
+
+# What O_NOFOLLOW says of a link: ELOOP, on FreeBSD EMLINK; with O_DIRECTORY mostly ENOTDIR.
+_MAY_BE_LINK = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}
+
+
+def _step(name: bytes, flags: int, folder: int, *, follows_links: bool) -> int | bytes:
+    """Opens `name` in `folder`: a descriptor, or the text of the link that stands there."""
+    for _ in range(_MAX_LOOKS):
+        try:
+            return _open_last(name, flags | _NOFOLLOW, folder)
+        except OSError as error:
+            if not follows_links or error.errno not in _MAY_BE_LINK:
+                raise
+            failure = error
+        try:
+            return os.readlink(name, dir_fd=folder)
+        except OSError as error:
+            # No link, or none any more: looked at again, until it keeps still.
+            if error.errno != errno.EINVAL:
+                raise
+    raise failure
+
+
+# --- names (Windows) ---
+
+# Nothing; separators, drives and streams, wildcards, control characters; short forms such as PROGRA~1; what
+# Windows strips from the end of a name; and devices, which exist in every folder and with every extension.
+# Compiled by the first name that is checked, since most systems check none.
+_UNSAFE_NAME = (
+    rb'(?i)\A\Z|[\x00-\x1f/\\:*?"<>|]|~[0-9]|[. ]\Z'
+    rb"|\A(con|prn|aux|nul|clock\$|conin\$|conout\$|(com|lpt)([0-9]|\xc2[\xb9\xb2\xb3])) *(\.|\Z)"
+)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,942 @@
+"""The command, in processes of its own: what it serves, what it says, how it fails and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import logging
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+import aioserve
+from aioserve import cli
+from aioserve.config import OPTIONS
+from tests.process import PATIENCE_S, PROJECT, Output, end, make_command, make_environment, running_server
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can take a right from root")
+
+# Larger than what the kernel keeps for a client that does not read.
+LARGE_BYTES = 32 << 20
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "index.html").write_text("home")
+    (folder / "page.txt").write_text("page")
+    (folder / ".hidden").write_text("hidden")
+    (folder / ".well-known").mkdir()
+    (folder / ".well-known" / "security.txt").write_text("known")
+    (tmp_path / "outside.txt").write_text("outside")
+    (folder / "inner").symlink_to("page.txt")
+    (folder / "outer").symlink_to(tmp_path / "outside.txt")
+    return folder
+
+
+def run(
+    *args: object,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    before: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    return subprocess.run(
+        make_command(*args),
+        cwd=folder or PROJECT,
+        env=make_environment(**(environment or {})),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        preexec_fn=before,
+    )
+
+
+def run_program(program: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """A program that prepares something and then calls `cli.main` with these words."""
+    words = ["aioserve", *map(str, args)]
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = {words!r}\nfrom aioserve import cli\n{program}"],
+        env=make_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+def get(url: str, path: str = "") -> httpx.Response:
+    return httpx.get(url + path, trust_env=False)
+
+
+def without_rights(*capabilities: int) -> Callable[[], None]:
+    """For `before`: takes from root what other users do not have either (prctl: PR_CAPBSET_DROP)."""
+    libc = ctypes.CDLL(None)
+
+    def drop() -> None:
+        for capability in capabilities:
+            libc.prctl(24, capability, 0, 0, 0)
+
+    return drop
+
+
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 1, 2, 10
+
+
+class Terminal:
+    """The command with a terminal of its own, as a person has it."""
+
+    def __init__(self, *args: object, environment: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.text = ""
+
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            make_command("serve", *args),
+            cwd=PROJECT,
+            env=make_environment(**(environment or {})),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process)
+        os.close(self._master)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def read_until(self, pattern: str | None) -> str:
+        """What the screen shows once it matches; with None, when the process has ended."""
+        until = time.monotonic() + PATIENCE_S
+        while pattern is None or not re.search(pattern, self.text):
+            assert time.monotonic() < until, f"no {pattern!r} in {self.text!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                try:
+                    data = os.read(self._master, 65536)
+                except OSError:  # Linux says so when nobody has the other end any more
+                    data = b""
+                if not data:
+                    break
+                self.text += data.decode().replace("\r\n", "\n")
+        assert pattern is None or re.search(pattern, self.text), f"no {pattern!r} in {self.text!r}"
+        return self.text
+
+
+# ---- the words -------------------------------------------------------------------------------------------
+
+
+class TestWords:
+    def test_version_says_name_and_version(self) -> None:
+        done = run("--version")
+
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"aioserve {aioserve.__version__}\n", "")
+
+    def test_help_names_the_commands(self) -> None:
+        done = run("--help")
+
+        assert done.returncode == 0
+        assert re.search(r"^  serve +Serve the folder ROOT", done.stdout, re.MULTILINE)
+
+    def test_the_help_of_serve_shows_every_option_with_its_default(self) -> None:
+        shown = " ".join(run("serve", "--help", environment={"COLUMNS": "200"}).stdout.split())
+
+        for option in OPTIONS:
+            default = option.kind.show(option.default)
+            opposite = f" / --no-{option.flags[-1][2:]}" if option.kind.switch else ""
+            value = f" {option.kind.metavar}" if option.kind.metavar else ""
+            end = f" [{default}]" if default else ""
+            # click breaks lines at dashes.
+            entry = f"{', '.join(option.flags)}{opposite}{value} {option.help}{end}"
+            assert entry.replace(" ", "") in shown.replace(" ", "")
+
+    def test_the_module_that_is_run_does_nothing_when_it_is_imported(self) -> None:
+        assert not hasattr(importlib.import_module("aioserve.__main__"), "main")
+
+    def test_an_unknown_option_ends_with_status_2(self) -> None:
+        done = run("serve", "--prot", 1)
+
+        assert done.returncode == 2
+        assert "No such option" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--port", "http"], r"--port: got 'http', expected a whole number from 0 to 65535.*"),
+            (["--symlinks", "some"], r"--symlinks: got 'some', expected one of none, inside, all"),
+            (["-b", "127.0.0.1:80"], r"--host: got '127.0.0.1:80', expected addresses .* without a port"),
+            (["-d", "a", "b"], r"ROOT and --directory are the same option, expected one of the two"),
+            (["--config", "absent.toml"], r"absent.toml: No such file or directory, expected a file .*"),
+        ],
+        ids=lambda value: shlex.join(value) if isinstance(value, list) else "",
+    )
+    def test_a_wrong_value_ends_with_status_2_and_one_line(self, words: list[str], message: str) -> None:
+        done = run("serve", *words)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(rf"aioserve: {message}\n", done.stderr)
+
+    def test_a_wrong_variable_ends_with_status_2_and_one_line(self) -> None:
+        done = run("serve", environment={"AIOSERVE_PROT": "1"})
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "aioserve: AIOSERVE_PROT: no such option; did you mean AIOSERVE_PORT?\n"
+
+    def test_a_wrong_key_in_a_file_ends_with_status_2_and_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text("prot = 1")
+
+        done = run("serve", folder=tmp_path)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "aioserve: aioserve.toml: prot: no such option; did you mean port?\n"
+
+    def test_a_reader_of_the_help_may_leave(self) -> None:
+        process = subprocess.Popen(
+            make_command("serve", "--help"),
+            env=make_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        _, errors = process.communicate(timeout=PATIENCE_S)
+
+        assert errors == b""
+
+
+class TestImports:
+    """Only what a run needs is loaded: that is most of the time to start."""
+
+    def find_loaded(self, *args: object, root: Path | None = None) -> set[str]:
+        # A measurement of coverage in that process would load modules of its own.
+        environment = {k: v for k, v in make_environment().items() if not k.startswith("COVERAGE_")}
+        command = [sys.executable, "-X", "importtime", *make_command(*args)[1:]]
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, errors = Output(process.stdout), Output(process.stderr)
+        output.read_until(".")
+        process.terminate()
+        process.wait(PATIENCE_S)
+        output.read_to_end()
+        return set(re.findall(r"^import time:.*\| +(\S+)$", errors.read_to_end(), re.MULTILINE))
+
+    def test_the_version_loads_no_server_and_no_loop(self) -> None:
+        loaded = self.find_loaded("--version")
+
+        assert "aioserve.cli" in loaded
+        assert loaded.isdisjoint({"asyncio", "uvloop", "logging", "tomllib", "importlib.metadata"})
+        assert not {name for name in loaded if name.startswith(("aioserve.network", "aioserve.content"))}
+
+    def test_serving_loads_nothing_for_things_that_were_not_asked_for(self, root: Path) -> None:
+        loaded = self.find_loaded("serve", root, "--port", 0, root=root)
+
+        assert "aioserve.network.server" in loaded
+        assert loaded.isdisjoint(
+            {"email", "http", "http.client", "importlib.metadata", "tomllib", "webbrowser", "difflib"}
+            | {"rich", "pydoc", "doctest", "unittest", "multiprocessing", "aioserve.network.machine"}
+        )
+
+
+# ---- what is served --------------------------------------------------------------------------------------
+
+
+class TestRoot:
+    def test_a_folder_is_served(self, root: Path) -> None:
+        with running_server(root) as server:
+            assert get(server.url).text == "home"
+            assert get(server.url, "page.txt").text == "page"
+
+    def test_the_current_folder_is_the_default(self, root: Path) -> None:
+        port = ("--port", "0")
+        with subprocess.Popen(
+            make_command("serve", *port), cwd=root, env=make_environment(), stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().decode().split()[-1]
+            assert get(url, "page.txt").text == "page"
+            process.terminate()
+
+    @pytest.mark.parametrize("flag", ["-d", "--directory"])
+    def test_the_folder_can_be_given_as_to_http_server(self, flag: str, root: Path) -> None:
+        with subprocess.Popen(
+            make_command("serve", flag, root, "-p", 0), env=make_environment(), stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().decode().split()[-1]
+            assert get(url, "page.txt").text == "page"
+            process.terminate()
+
+    def test_a_root_comes_before_the_directory_of_a_file(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text('directory = "absent"')
+        with running_server(root, folder=tmp_path) as server:
+            assert get(server.url).text == "home"
+
+    def test_one_file_is_served_at_the_root_and_at_its_name_and_nothing_else_is(self, root: Path) -> None:
+        with running_server(root / "page.txt") as server:
+            assert get(server.url).text == "page"
+            assert get(server.url, "page.txt").text == "page"
+            assert get(server.url, "index.html").status_code == 404
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            pytest.param("absent", "No such file or directory", id="one that is not there"),
+            pytest.param("page.txt/below", "Not a directory", id="one below a file"),
+            pytest.param("pipe", "neither a folder nor a file", id="a FIFO"),
+            pytest.param("x" * 300, "File name too long", id="one that cannot be"),
+        ],
+    )
+    def test_a_root_that_cannot_be_served_ends_with_status_2_and_one_line(
+        self, name: str, reason: str, root: Path
+    ) -> None:
+        os.mkfifo(root / "pipe")
+
+        done = run("serve", root / name)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"aioserve: cannot serve {root / name}: {reason}\n"
+
+    @ON_LINUX
+    @pytest.mark.parametrize("kind", ["folder", "file"])
+    def test_a_root_that_may_not_be_read_ends_with_status_2_and_one_line(self, kind: str, root: Path) -> None:
+        target = root if kind == "folder" else root / "page.txt"
+        target.chmod(0)
+        try:
+            done = run("serve", target, before=without_rights(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH))
+        finally:
+            target.chmod(0o700)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"aioserve: cannot serve {target}: Permission denied\n"
+
+    def test_a_root_that_vanishes_while_starting_ends_with_status_2(self, root: Path) -> None:
+        done = run_program(
+            f"cli._find_root_problem = lambda root: __import__('shutil').rmtree({str(root)!r})\ncli.main()",
+            *("serve", root, "--port", 0),
+        )
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"aioserve: cannot serve {root}: No such file or directory\n"
+
+
+class TestOptions:
+    def test_a_variable_sets_an_option(self, root: Path) -> None:
+        with running_server(root, environment={"AIOSERVE_INDEX": "page.txt"}) as server:
+            assert get(server.url).text == "page"
+
+    def test_a_file_in_the_current_folder_sets_an_option(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text('index = ["absent.html", "page.txt"]')
+        with running_server(root, folder=tmp_path) as server:
+            assert get(server.url).text == "page"
+
+    def test_a_project_file_in_the_current_folder_sets_an_option(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "pyproject.toml").write_text('[tool.aioserve]\nindex = "page.txt"')
+        with running_server(root, folder=tmp_path) as server:
+            assert get(server.url).text == "page"
+
+    def test_a_flag_comes_before_a_variable_before_a_file(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text('index = "index.html"\nhidden = true')
+        with running_server(
+            root, "--no-hidden", environment={"AIOSERVE_INDEX": "page.txt"}, folder=tmp_path
+        ) as server:
+            assert get(server.url).text == "page"
+            assert get(server.url, ".hidden").status_code == 404
+
+    def test_index_can_be_repeated_and_the_first_that_exists_is_taken(self, root: Path) -> None:
+        with running_server(root, "--index", "absent", "--index", "page.txt,index.html") as server:
+            assert get(server.url).text == "page"
+
+    def test_hidden_names_are_absent_but_for_well_known(self, root: Path) -> None:
+        with running_server(root) as server:
+            assert get(server.url, ".hidden").status_code == 404
+            assert get(server.url, ".well-known/security.txt").text == "known"
+
+    def test_hidden_names_can_be_served(self, root: Path) -> None:
+        with running_server(root, "--hidden") as server:
+            assert get(server.url, ".hidden").text == "hidden"
+
+    @pytest.mark.parametrize(
+        ("words", "inner", "outer"),
+        [
+            pytest.param([], 200, 404, id="those to the inside by default"),
+            pytest.param(["--symlinks", "none"], 404, 404, id="none"),
+            pytest.param(["--symlinks", "inside"], 200, 404, id="those to the inside"),
+            pytest.param(["--symlinks", "all"], 200, 200, id="all"),
+        ],
+    )
+    def test_links_are_followed_as_told(self, words: list[str], inner: int, outer: int, root: Path) -> None:
+        with running_server(root, *words) as server:
+            assert get(server.url, "inner").status_code == inner
+            assert get(server.url, "outer").status_code == outer
+
+    def test_the_field_server_can_be_left_out(self, root: Path) -> None:
+        with running_server(root) as with_field, running_server(root, "--no-server-header") as without:
+            assert get(with_field.url).headers["Server"] == "aioserve"
+            assert "Server" not in get(without.url).headers
+
+    def test_a_limit_reaches_the_server(self, root: Path) -> None:
+        with running_server(root, "--max-request-line", "1K") as server:
+            assert get(server.url, "x" * 900).status_code == 404
+            assert get(server.url, "x" * 1100).status_code == 414
+
+
+# ---- where it listens ------------------------------------------------------------------------------------
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+WITH_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@contextlib.contextmanager
+def busy_port(port: int = 0) -> Iterator[int]:
+    """A port on which somebody listens: this process, unless somebody else has had `port` for long."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            listening = socket.create_server(("127.0.0.1", port))
+            break
+        except OSError:
+            if time.monotonic() > until:
+                yield port
+                return
+            time.sleep(0.05)
+    with listening:
+        yield listening.getsockname()[1]
+
+
+class TestAddress:
+    def test_port_0_prints_the_port_that_it_got(self, root: Path) -> None:
+        with running_server(root, "--port", "0") as server:
+            assert server.port > 0
+            assert server.line == f"Serving {root} at http://127.0.0.1:{server.port}/"
+
+    def test_it_listens_when_the_line_is_printed(self, root: Path) -> None:
+        with running_server(root) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.recv(9) == b"HTTP/1.1 "
+
+    def test_only_this_machine_can_reach_it_unless_told_otherwise(self, root: Path) -> None:
+        with running_server(root) as server, pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", server.port))
+
+    @WITH_IPV6
+    @pytest.mark.parametrize("flag", ["-b", "--bind", "--host"])
+    def test_it_listens_on_every_address_that_it_is_given(self, flag: str, root: Path) -> None:
+        with running_server(root, flag, "127.0.0.1", flag, "[::1]") as server:
+            first, second = server.line.split(" at ")[1].split()
+            assert (first, second) == (f"http://127.0.0.1:{server.port}/", f"http://[::1]:{server.port}/")
+            assert get(first).text == get(second).text == "home"
+
+    @WITH_IPV6
+    def test_all_addresses_are_shown_as_those_of_the_interfaces(self, root: Path) -> None:
+        with running_server(root, "-b", "0.0.0.0", "-b", "::") as server:
+            urls = server.line.split(" at ")[1].split()
+            assert urls[0] == f"http://127.0.0.1:{server.port}/"
+            assert f"http://[::1]:{server.port}/" in urls
+            assert not [url for url in urls if "0.0.0.0" in url or "[::]" in url]
+            for url in urls:
+                assert get(url).text == "home"
+
+    def test_a_port_given_that_is_busy_ends_with_status_1_naming_it(self, root: Path) -> None:
+        with busy_port() as port:
+            done = run("serve", root, "--port", port)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        name = f"{re.escape(Path('/proc/self/comm').read_text().strip())} \\(pid {os.getpid()}\\)"
+        who = f" by {name}" if sys.platform == "linux" else ""
+        assert re.fullmatch(rf"aioserve: port {port} is in use{who}; choose another with .*\n", done.stderr)
+
+    def test_a_port_given_in_a_file_is_given_too(self, root: Path, tmp_path: Path) -> None:
+        with busy_port() as port:
+            (tmp_path / "aioserve.toml").write_text(f"port = {port}")
+            done = run("serve", root, folder=tmp_path)
+
+        assert done.returncode == 1
+        assert f"port {port} is in use" in done.stderr
+
+    def test_a_second_server_on_a_port_does_not_start(self, root: Path) -> None:
+        with running_server(root) as server:
+            done = run("serve", root, "--port", server.port)
+
+        assert done.returncode == 1
+        assert f"port {server.port} is in use" in done.stderr
+
+    def test_the_default_port_busy_gives_the_next_free_one_and_says_so(self, root: Path) -> None:
+        with busy_port(8080):
+            process = subprocess.Popen(
+                make_command("serve", root),
+                env=make_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            with process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                url = process.stdout.readline().decode().split()[-1]
+                said = process.stderr.readline().decode()
+                assert get(url).text == "home"
+                process.terminate()
+
+        port = int(url.strip("/").rpartition(":")[2])
+        assert port > 8080
+        assert re.fullmatch(rf"aioserve: port 8080 is in use( by .*)?; {port} is taken instead\n", said)
+
+    def test_when_no_port_near_the_default_is_free_it_gives_up(self, root: Path) -> None:
+        with busy_port(8080):
+            done = run_program("cli._PORTS_TRIED = 0\ncli.main()", "serve", root)
+
+        assert done.returncode == 1
+        assert "port 8080 is in use" in done.stderr
+
+    @ON_LINUX
+    def test_a_low_port_without_the_right_ends_with_status_1_and_what_to_do(self, root: Path) -> None:
+        if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+            pytest.skip("everybody may listen on port 80 here")
+        done = run("serve", root, "--port", 80, before=without_rights(CAP_NET_BIND_SERVICE))
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("aioserve: this user may not listen on port 80; choose one above 1023")
+        assert done.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        ("host", "message"),
+        [
+            ("203.0.113.1", "cannot listen on 203.0.113.1: this machine has no such address"),
+            ("no.such.host.invalid", "cannot listen on no.such.host.invalid: .+"),
+        ],
+    )
+    def test_an_address_of_nobody_ends_with_status_1_and_one_line(
+        self, host: str, message: str, root: Path
+    ) -> None:
+        done = run("serve", root, "--host", host, "--port", 0)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch(f"aioserve: {message}\n", done.stderr)
+
+    def test_another_failure_of_the_system_is_told_in_its_own_words(self) -> None:
+        assert cli._explain(OSError(5, "Input/output error"), aioserve.Config()) == "Input/output error"
+
+
+# ---- what is said ----------------------------------------------------------------------------------------
+
+
+class TestOutput:
+    def test_without_a_terminal_there_is_one_plain_line(self, root: Path) -> None:
+        with running_server(root) as server:
+            status = server.stop()
+
+        assert (status, server.errors.text) == (0, "")
+        assert server.output.text == f"Serving {root} at http://127.0.0.1:{server.port}/\n"
+
+    def test_a_terminal_shows_root_urls_and_how_to_stop(self, root: Path) -> None:
+        with Terminal(root, "--port", 0) as terminal:
+            screen = terminal.read_until(r"Ctrl-C")
+            terminal.type(b"\x03")
+            terminal.read_until(None)
+            status = terminal.process.wait(PATIENCE_S)
+
+        assert re.fullmatch(
+            rf"aioserve {re.escape(aioserve.__version__)} serves {re.escape(str(root))}\n\n"
+            r"  http://127\.0\.0\.1:\d+/\n\nPress Ctrl-C to stop\.\n\n?",
+            screen,
+        )
+        assert status == 0
+        assert "Traceback" not in terminal.text
+
+    def test_a_terminal_shows_the_addresses_of_the_machine(self, root: Path) -> None:
+        with Terminal(root, "--port", 0, "--host", "0.0.0.0") as terminal:
+            screen = terminal.read_until(r"Ctrl-C")
+            urls = re.findall(r"^  (http://\S+/)$", screen, re.MULTILINE)
+            assert urls[0].startswith("http://127.0.0.1:")
+            assert [get(url).text for url in urls] == ["home"] * len(urls)
+
+    def test_quiet_says_nothing_to_a_terminal_either(self, root: Path) -> None:
+        with busy_port() as port:
+            pass
+        with Terminal(root, "--port", port, "--quiet") as terminal:
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    assert get(f"http://127.0.0.1:{port}/").text == "home"
+                    break
+                assert time.monotonic() < until
+            terminal.process.terminate()
+            assert terminal.process.wait(PATIENCE_S) == 0
+            assert terminal.read_until(None) == ""
+
+    def test_a_root_with_odd_characters_is_told_without_them(self, tmp_path: Path) -> None:
+        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\x1b[31m\n\xff\xe2\x86\x92"))
+        odd.mkdir()
+        with running_server(odd, environment={"PYTHONIOENCODING": "latin-1"}) as server:
+            shown = server.line
+
+        assert shown.startswith(rf"Serving {tmp_path}/a\x1b[31m\n\udcff\u2192 at http://")
+
+    @pytest.mark.parametrize(
+        ("log_format", "pattern"),
+        [
+            pytest.param([], r'127\.0\.0\.1 - - \[.+\] "GET /page\.txt HTTP/1\.1" 200 4', id="common"),
+            pytest.param(
+                ["--log-format", "combined"], r'.* "GET /page\.txt HTTP/1\.1" 200 4 "-" ".*"', id="combined"
+            ),
+            pytest.param(["--log-format", "json"], r'\{.*"GET /page\.txt HTTP/1\.1".*\}', id="json"),
+        ],
+    )
+    def test_every_exchange_is_one_line(self, log_format: list[str], pattern: str, root: Path) -> None:
+        with running_server(root, *log_format) as server:
+            get(server.url, "page.txt")
+            assert server.stop() == 0
+
+        _, line = server.output.text.splitlines()
+        assert re.fullmatch(pattern, line)
+
+    @pytest.mark.parametrize("words", [["--log-format", "off"], ["--log-format=off", "-v"]])
+    def test_the_log_can_be_off(self, words: list[str], root: Path) -> None:
+        with running_server(root, *words) as server:
+            get(server.url, "page.txt")
+            assert server.stop() == 0
+
+        assert server.output.text.splitlines() == [server.line]
+
+    def test_the_log_is_written_while_it_serves(self, root: Path) -> None:
+        with running_server(root) as server:
+            get(server.url, "page.txt")
+            server.output.read_until(r'"GET /page\.txt HTTP/1\.1" 200')
+
+    def test_verbose_tells_more_on_standard_error(self, root: Path) -> None:
+        with running_server(root, "--verbose") as server:
+            assert server.stop() == 0
+
+        assert re.search(r" DEBUG aioserve: Python .*'verbose': True", server.errors.text)
+        assert server.output.text.splitlines() == [server.line]
+
+    def test_open_opens_the_browser_at_the_first_url(self, root: Path, tmp_path: Path) -> None:
+        browser, opened = tmp_path / "browser", tmp_path / "opened"
+        browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+        browser.chmod(0o700)
+        with running_server(root, "--open", environment={"BROWSER": f"{browser} %s"}) as server:
+            until = time.monotonic() + PATIENCE_S
+            while not opened.exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert opened.read_text() == f"{server.url}\n"
+
+    def test_without_a_browser_open_only_says_so(self, root: Path) -> None:
+        with running_server(root, "-o", environment={"BROWSER": "/nowhere/browser", "PATH": ""}) as server:
+            said = server.errors.read_until("browser")
+            assert get(server.url).text == "home"
+
+        assert said == f"aioserve: no browser was found to open {server.url}\n"
+
+
+class TestBrokenOutput:
+    def test_a_reader_that_leaves_does_not_stop_it(self, root: Path) -> None:
+        process = subprocess.Popen(
+            make_command("serve", root, "--port", 0),
+            env=make_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = Output(process.stderr)
+        with process:
+            url = process.stdout.readline().decode().split()[-1]
+            process.stdout.close()
+            for _ in range(2):
+                assert get(url).text == "home"
+                time.sleep(1.1)  # the log is written once a second
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+
+        for line in errors.read_to_end().splitlines():
+            assert line.startswith("aioserve: access log: ")
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            pytest.param(">&-", id="closed"),
+            pytest.param("> /dev/full", id="full"),
+            pytest.param("2>&-", id="with standard error closed"),
+            pytest.param(">&- 2>&- <&-", id="with all three closed"),
+        ],
+    )
+    def test_it_serves_with_an_output_that_takes_nothing(self, where: str, root: Path) -> None:
+        with busy_port() as port:
+            pass
+        command = shlex.join(make_command("serve", root, "--port", port))
+        with subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {command} {where}"], env=make_environment(), stdout=subprocess.DEVNULL
+        ) as process:
+            try:
+                until = time.monotonic() + PATIENCE_S
+                while True:
+                    assert time.monotonic() < until
+                    with contextlib.suppress(httpx.TransportError):
+                        assert get(f"http://127.0.0.1:{port}/").text == "home"
+                        break
+                process.terminate()
+                assert process.wait(PATIENCE_S) == 0
+            finally:
+                process.kill()
+
+    def test_an_output_that_stands_still_does_not_keep_it_from_ending(self, root: Path) -> None:
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            make_command("serve", root, "--port", 0), env=make_environment(), stdout=writer
+        )
+        try:
+            url = os.read(reader, 4096).decode().split()[-1]
+            # Fills the pipe, so that the thread that writes the log waits.
+            os.set_blocking(writer, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writer, b"x" * 4096)
+            os.set_blocking(writer, True)
+            assert get(url).text == "home"
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(reader)
+            os.close(writer)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(root: Path) -> Path:
+    file = root / "large.bin"
+    with file.open("wb") as empty:
+        empty.truncate(LARGE_BYTES)
+    return file
+
+
+@contextlib.contextmanager
+def download(port: int, name: str) -> Iterator[socket.socket]:
+    """A client that has asked for a file and read only the beginning of the answer."""
+    with socket.socket() as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(("127.0.0.1", port))
+        client.sendall(f"GET /{name} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert client.recv(9) == b"HTTP/1.1 "
+        yield client
+
+
+def wait_until_refused(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < until, "it still accepts"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+class TestStop:
+    def test_a_signal_ends_it_with_status_0(self, number: signal.Signals, root: Path) -> None:
+        with running_server(root) as server:
+            assert server.stop(number) == 0
+
+        assert server.errors.text == ""
+
+    def test_an_idle_connection_is_closed_at_once(self, number: signal.Signals, root: Path) -> None:
+        with (
+            running_server(root, "--grace", "1h") as server,
+            httpx.Client(trust_env=False) as client,
+        ):
+            assert client.get(server.url).text == "home"
+            assert server.stop(number) == 0
+
+    def test_what_is_being_sent_is_finished(self, number: signal.Signals, root: Path, large: Path) -> None:
+        with running_server(root) as server, download(server.port, large.name) as client:
+            server.process.send_signal(number)
+            wait_until_refused(server.port)
+            received = 9
+            while data := client.recv(1 << 20):
+                received += len(data)
+            assert server.process.wait(PATIENCE_S) == 0
+
+        assert received > LARGE_BYTES
+
+    def test_what_is_not_finished_in_time_is_cut(
+        self, number: signal.Signals, root: Path, large: Path
+    ) -> None:
+        with (
+            running_server(root, "--grace", "100ms") as server,
+            download(server.port, large.name) as client,
+        ):
+            assert server.stop(number) == 0
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(1 << 20):
+                    pass
+
+    def test_the_second_signal_ends_it_at_once(self, number: signal.Signals, root: Path, large: Path) -> None:
+        with running_server(root, "--grace", "1h") as server, download(server.port, large.name):
+            get(server.url, "page.txt")
+            server.process.send_signal(number)
+            wait_until_refused(server.port)
+            assert server.stop(number) == 128 + number
+
+        assert '"GET /page.txt HTTP/1.1" 200' in server.output.text
+        assert server.errors.text == ""
+
+
+class TestCtrlC:
+    def test_on_a_terminal_it_says_that_it_waits_and_a_second_one_ends_it(
+        self, root: Path, large: Path
+    ) -> None:
+        with Terminal(root, "--port", 0, "--grace", "1h") as terminal:
+            match = re.search(r":(\d+)/", terminal.read_until(r"Ctrl-C"))
+            assert match
+            with download(int(match[1]), large.name):
+                terminal.type(b"\x03")
+                terminal.read_until(r"Ctrl-C again stops at once")
+                terminal.type(b"\x03")
+                assert terminal.process.wait(PATIENCE_S) == 130
+            assert "Traceback" not in terminal.read_until(None)
+
+    def test_before_it_listens_it_ends_without_a_word(self, root: Path) -> None:
+        done = run_program(
+            "def interrupt(*args): raise KeyboardInterrupt\ncli._run = interrupt\ncli.main()", "serve", root
+        )
+
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+# ---- mistakes of our own ---------------------------------------------------------------------------------
+
+MISTAKE = "def fail(*args): raise KeyError('a\\nb')\ncli._announce = fail\ncli.main()"
+
+
+class TestMistakes:
+    def test_one_of_our_own_is_one_line_and_status_1(self, root: Path) -> None:
+        done = run_program(MISTAKE, "serve", root, "--port", 0)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch(r"aioserve: a mistake of its own \(KeyError: .*\)\n", done.stderr)
+
+    def test_verbose_shows_where(self, root: Path) -> None:
+        done = run_program(MISTAKE, "serve", root, "--port", 0, "-v")
+
+        assert done.returncode == 1
+        assert "Traceback (most recent call last)" in done.stderr
+
+    def test_one_before_anything_is_set_up_is_one_line_too(self) -> None:
+        done = run_program(
+            "def fail(*args): raise KeyError('a')\ncli.load_config = fail\ncli.main()", "serve"
+        )
+
+        assert done.returncode == 1
+        assert done.stderr == "aioserve: a mistake of its own (KeyError: 'a')\n"
+
+    def test_one_in_a_thread_is_one_line(self, root: Path) -> None:
+        done = run_program(
+            "import threading\ndef fail(*args):\n"
+            "    thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
+            "    raise KeyboardInterrupt\ncli._announce = fail\ncli.main()",
+            *("serve", root, "--port", 0),
+        )
+
+        assert done.returncode == 130
+        assert done.stderr == "aioserve: a mistake of its own (ZeroDivisionError: division by zero)\n"
+
+    def test_one_that_nobody_can_raise_is_one_line(self, root: Path) -> None:
+        done = run_program(
+            "class Broken:\n    def __del__(self): raise ValueError('late')\n"
+            "def fail(*args):\n    Broken()\n    raise KeyboardInterrupt\ncli._announce = fail\ncli.main()",
+            *("serve", root, "--port", 0),
+        )
+
+        assert done.returncode == 130
+        assert done.stderr == "aioserve: a mistake of its own (ValueError: late)\n"
+
+    def test_a_record_with_several_lines_is_told_as_one(self) -> None:
+        record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "lost\x1b: %s\nfuture: ...", ("x",), None)
+
+        assert cli._make_one_line(record)
+        assert record.getMessage() == r"lost\x1b: x"
+
+    def test_it_serves_on_the_loop_of_asyncio_where_there_is_no_other(self, root: Path) -> None:
+        program = (
+            "import signal, threading\nsys.modules['uvloop'] = None\n"
+            "announce = cli._announce\n"
+            "def announce_and_stop(*args):\n    announce(*args); signal.raise_signal(signal.SIGTERM)\n"
+            "cli._announce = announce_and_stop\ncli.main()"
+        )
+        done = run_program(program, "serve", root, "--port", 0, "--verbose")
+
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"Serving {root} at http://127.0.0.1:")
+        assert "Using selector" in done.stderr
+
+
+# ---- in this process -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process_as_before() -> Iterator[None]:
+    """Puts back what the command sets for the whole process, which is its own otherwise."""
+    logger = logging.getLogger()
+    handlers, level, raises = list(logger.handlers), logger.level, logging.raiseExceptions
+    hooks = sys.unraisablehook, threading.excepthook
+    yield
+    logger.handlers[:], logging.raiseExceptions = handlers, raises
+    logger.setLevel(level)
+    sys.unraisablehook, threading.excepthook = hooks
+
+
+@pytest.mark.usefixtures("process_as_before")
+def test_a_program_can_run_the_command_and_stop_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    announce = cli._announce
+
+    def announce_and_stop(*args: object) -> None:
+        announce(*args)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_announce", announce_and_stop)
+
+    result = CliRunner().invoke(cli.command, ["serve", str(root), "--port", "0", "--log-format", "off"])
+
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"Serving {re.escape(str(root))} at http://127\.0\.0\.1:\d+/\n", result.output)
