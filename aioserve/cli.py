@@ -42,7 +42,6 @@ def main() -> NoReturn:
     """Runs the command and ends the process with its exit status. No traceback reaches the user unasked."""
     _fill_standard_descriptors()
     sys.excepthook = _report_crash
-    gc.disable()  # until the server listens: what is made on the way there is no garbage
     try:
         command.main(prog_name="aioserve")
     finally:

@@ -102,8 +102,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def make_environment(**variables: str) -> dict[str, str]:
-    """Ours without options for the command in it, and with the package of this folder."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("AIOSERVE_")}
+    """Ours with the package of this folder, but without options for the command, and with buffered output."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIOSERVE_") and name != "PYTHONUNBUFFERED"
+    }
     return {**ours, "PYTHONPATH": str(PROJECT), **variables}
 
 

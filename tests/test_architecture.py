@@ -180,7 +180,7 @@ import importlib, logging, os, signal, sys, threading
 class Watched(type(os.environ)):
     def __getitem__(self, name):
         frame = sys._getframe(1)
-        while frame.f_globals["__name__"] in ("os", "_collections_abc"):
+        while frame.f_globals["__name__"] in ("os", "collections.abc"):
             frame = frame.f_back
         assert not frame.f_globals["__name__"].startswith("aioserve"), f"{name} is read from the environment"
         return super().__getitem__(name)

@@ -27,6 +27,20 @@ def test_a_short_soak_serves_the_normal_clients_without_an_error() -> None:
     assert "peak" in rows["server RSS in MiB"]
 
 
+def test_the_time_to_start_is_measured_beside_that_of_http_server() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "startup.py", "--rounds", "1"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+    names = [line[:16].strip() for line in done.stdout.splitlines()]
+    assert names[2:] == ["aioserve serve", "http.server", "ratio"]
+
+
 def test_each_benchmark_stands_with_its_command_in_the_readme() -> None:
     readme = (BENCHMARKS / "README.md").read_text()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import importlib
 import logging
 import os
 import pty
@@ -177,8 +176,10 @@ class TestWords:
             entry = f"{', '.join(option.flags)}{opposite}{value} {option.help}{end}"
             assert entry.replace(" ", "") in shown.replace(" ", "")
 
-    def test_the_module_that_is_run_does_nothing_when_it_is_imported(self) -> None:
-        assert not hasattr(importlib.import_module("aioserve.__main__"), "main")
+    def test_the_script_that_is_installed_is_the_same_command(self) -> None:
+        done = run_program("from aioserve.__main__ import main\nmain()", "--version")
+
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"aioserve {aioserve.__version__}\n", "")
 
     def test_an_unknown_option_ends_with_status_2(self) -> None:
         done = run("serve", "--prot", 1)

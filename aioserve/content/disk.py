@@ -40,6 +40,7 @@ class Disk:
         self._free = asyncio.Semaphore(threads)
         self._lanes: dict[Hashable, _Lane] = {}
         self._running = 0
+        self._is_first = True
         self._wrap: _Wrap | None = None
         self._loading: asyncio.Future[_Wrap] | None = None
         self._is_closed = False
@@ -73,19 +74,27 @@ class Disk:
             if not is_left_running:
                 self._release(key)
 
-    async def _hop(self, function: Callable[[], T]) -> T:
-        """Calls `function` in a thread through aiofiles.
+    def load(self) -> None:
+        """Begins to load aiofiles, in a thread: it brings a good part of the standard library along.
 
-        The first call of all goes without, since it stands between a program and its first answer; aiofiles,
-        which brings a good part of the standard library along, is loaded in a thread behind it.
+        A server calls this as soon as it listens; without it, the second call of `run` waits for that.
+        """
+        if self._loading is None and not self._is_closed:
+            self._threads.grow_to(1)
+            self._loading = asyncio.get_running_loop().run_in_executor(self._threads, _load_wrap)
+
+    async def _hop(self, function: Callable[[], T]) -> T:
+        """Calls `function` in a thread, through aiofiles.
+
+        The first call of all goes without: it stands between a program and its listening.
         """
         if self._wrap is None:
-            loop = asyncio.get_running_loop()
+            if self._is_first:
+                self._is_first = False
+                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+            self.load()
             if self._loading is None:
-                try:
-                    return await loop.run_in_executor(self._threads, function)
-                finally:
-                    self._loading = loop.run_in_executor(self._threads, _load_wrap)
+                raise Busy
             self._wrap = await asyncio.shield(self._loading)
         hop: Callable[..., Awaitable[T]] = self._wrap(function)
         return await hop(executor=self._threads)

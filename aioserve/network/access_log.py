@@ -131,7 +131,6 @@ class AccessLog:
         self._dropped, self._failed = 0, 0
         self._reported = 0
         self._thread = threading.Thread(target=self._write_batches, name="aioserve-log", daemon=True)
-        self._thread.start()
 
     def record(self, exchange: Exchange) -> None:
         if len(self._recorded) + self._handed_over - self._finished < _MAX_WAITING:
@@ -142,6 +141,8 @@ class AccessLog:
     def flush(self) -> None:
         self._report_lost()
         if self._recorded:
+            if self._thread.ident is None:
+                self._thread.start()
             self._handed_over += len(self._recorded)
             self._batches.put(self._recorded)
             self._recorded = []
@@ -158,8 +159,9 @@ class AccessLog:
     def close(self) -> None:
         """Writes what is left, unless the output stands still."""
         self.flush()
-        self._batches.put(None)
-        self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.ident is not None:
+            self._batches.put(None)
+            self._thread.join(_CLOSE_TIMEOUT_S)
         self._report_lost()
 
     def _write_batches(self) -> None:

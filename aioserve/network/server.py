@@ -180,6 +180,7 @@ class Server:
             self._disk.close()
             raise
         self._clock.start()
+        asyncio.get_running_loop().call_soon(self._disk.load)
 
     async def _listen(self) -> None:
         port = self._config.port

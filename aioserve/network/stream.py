@@ -15,6 +15,9 @@ from typing import NamedTuple
 # one piece more than this.
 _WRITE_HIGH_WATER_BYTES = 64 * 1024
 
+# What is read before somebody asks for more: at most one read of the transport (256 KiB) beyond this.
+_READ_HIGH_WATER_BYTES = 64 * 1024
+
 # Seconds over which the rate of a slow reader is measured, so that one lost packet is no verdict.
 _RATE_WINDOW_S = 10
 
@@ -70,8 +73,10 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         self._wake_reader()
-        if not self._is_reading and not self._is_reading_paused:
-            # Nobody reads while an answer is sent: who pipelines without reading waits in the kernel.
+        # Nobody reads while an answer is sent: who pipelines without reading waits in the kernel. A reader
+        # asks again when what is there is too little; uvloop calls here 32 times before it can run.
+        is_enough = not self._is_reading or len(self._buffer) >= _READ_HIGH_WATER_BYTES
+        if is_enough and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
 
@@ -238,7 +243,7 @@ class Stream(asyncio.Protocol):
             self.abort()
 
     def _is_too_slow(self, now: float, taken_bytes: int) -> bool:
-        if now - self._window_at < _RATE_WINDOW_S:
+        if not self._limits.min_rate_bytes_s or now - self._window_at < _RATE_WINDOW_S:
             return False
         rate = (taken_bytes - self._window_bytes) / (now - self._window_at)
         self._window_at, self._window_bytes = now, taken_bytes

@@ -55,9 +55,7 @@ def format_etag(mtime_ns: int, size_bytes: int, coding: str | None = None) -> st
 # the quotes belongs to the tag, so a list cannot be split at its commas.
 # RFC 9110 §5.6.1: the elements of a list may be empty.
 # The quantifiers are possessive: with ordinary ones, a long run of blanks would be tried in every division.
-_LIST_ELEMENT: Final = re.compile(
-    r"""[ \t]*+ (?: (W/)? ( "[\x21\x23-\x7E\x80-\xFF]*+" ) [ \t]*+ )? (?: , | \Z )""", re.VERBOSE
-)
+_LIST_ELEMENT: Final = r"""(?x) [ \t]*+ (?: (W/)? ( "[\x21\x23-\x7E\x80-\xFF]*+" ) [ \t]*+ )? (?: , | \Z )"""
 
 
 def _has_tag(text: str, etag: str, *, weakly: bool) -> bool:
@@ -68,10 +66,11 @@ def _has_tag(text: str, etag: str, *, weakly: bool) -> bool:
     """
     if text == etag:
         return True
+    list_element = re.compile(_LIST_ELEMENT)
     found = False
     position = 0
     while position < len(text):
-        element = _LIST_ELEMENT.match(text, position)
+        element = list_element.match(text, position)
         if element is None:
             return False
         weak, opaque = element.groups()
@@ -127,8 +126,7 @@ _DAY_NAME: Final = rf"(?P<weekday>{'|'.join(_DAYS)})"
 _LONG_DAY_NAME: Final = rf"(?P<weekday>{'|'.join(_LONG_DAYS)})"
 _DAY_OF_MONTH: Final = "(?P<day>[0-9]{2})"
 _YEAR: Final = "(?P<year>[0-9]{4})"
-_IMF_FIXDATE: Final = re.compile(f"{_DAY_NAME}, {_DAY_OF_MONTH} {_MONTH} {_YEAR} {_TIME_OF_DAY} GMT")
-# The obsolete forms are compiled when the first of them comes.
+_IMF_FIXDATE: Final = f"{_DAY_NAME}, {_DAY_OF_MONTH} {_MONTH} {_YEAR} {_TIME_OF_DAY} GMT"
 _RFC850_DATE: Final = f"{_LONG_DAY_NAME}, {_DAY_OF_MONTH}-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME_OF_DAY} GMT"
 _ASCTIME_DATE: Final = f"{_DAY_NAME} {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME_OF_DAY} {_YEAR}"
 
@@ -144,7 +142,9 @@ def parse_http_date(text: str, now_s: int) -> int | None:
     ignored date means at the worst that it gets the whole file.
     """
     found = (
-        _IMF_FIXDATE.fullmatch(text) or re.fullmatch(_RFC850_DATE, text) or re.fullmatch(_ASCTIME_DATE, text)
+        re.fullmatch(_IMF_FIXDATE, text)
+        or re.fullmatch(_RFC850_DATE, text)
+        or re.fullmatch(_ASCTIME_DATE, text)
     )
     if found is None:
         return None

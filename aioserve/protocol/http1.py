@@ -35,6 +35,9 @@ REASONS = {
     505: "HTTP Version Not Supported",
 }
 
+# The expressions that each request needs are compiled here. The others are left to `re`, which compiles them
+# when they are first needed and keeps them: a server should listen soon.
+
 # RFC 9110 §5.6.2: token = 1*tchar
 _TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 
@@ -53,8 +56,8 @@ _FIELD_LINES = re.compile(rf"(?:{_TCHAR}++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+".enco
 _EMPTY_LINES = re.compile(rb"(?:\r\n){0,8}+")
 
 # What can begin a request: a token character, or a part of an empty line.
-_HOPELESS_START = re.compile(rf"(?:\r\n)*+(?!{_TCHAR}|\r?\Z)".encode())
-_BARE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+_HOPELESS_START = rf"(?:\r\n)*+(?!{_TCHAR}|\r?\Z)".encode()
+_BARE_CR_OR_LF = rb"(?<!\r)\n|\r(?=[^\n])"
 
 # RFC 9112 §7.1.1: chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ). BWS has to be
 # understood (RFC 9110 §5.6.3), but only where an extension follows: "5 " alone is no chunk-size.
@@ -134,7 +137,7 @@ def find_head_end(buffer: bytearray, searched: int, *, max_line_bytes: int, max_
         raise BadRequest(431, "the head is too large")
     if end >= 0:
         return end + 4
-    if _HOPELESS_START.match(buffer) or _BARE_CR_OR_LF.search(buffer, max(0, searched - 1)):
+    if re.match(_HOPELESS_START, buffer) or re.compile(_BARE_CR_OR_LF).search(buffer, max(0, searched - 1)):
         raise BadRequest(400, "not an HTTP/1.1 head")
     if line_end >= searched - 1 and line_end >= 0 and not _REQUEST_LINE.match(buffer, start):
         raise BadRequest(400, "malformed request line")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 # RFC 9110 §12.4.2: three decimals at the most, and nothing above 1.
-_QVALUE: Final = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_QVALUE: Final = r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?"
 
 
 def prefers_html(accept: str | None) -> bool:
@@ -57,7 +57,7 @@ def _find_element_weight(parameters: list[str]) -> int | None:
         name, _, value = parameter.partition("=")
         if name == "q":
             # What follows the weight was "accept-ext" in RFC 7231 and means nothing any more.
-            return round(float(value) * 1000) if _QVALUE.fullmatch(value) else None
+            return round(float(value) * 1000) if re.fullmatch(_QVALUE, value) else None
         # RFC 9110 §12.5.1: "text/html;level=1" matches only what has this parameter. Ours have a charset.
         if parameter and parameter not in ("charset=utf-8", 'charset="utf-8"'):
             return None

@@ -37,7 +37,7 @@ _IP_LITERAL = r"\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+,
 _AUTHORITY = rf"(?P<host>{_REG_NAME}|{_IP_LITERAL})(?::(?P<port>[0-9]*))?"
 _AUTHORITY_RE = re.compile(_AUTHORITY)
 _ABSOLUTE_FORM = rf"(?i:https?)://{_AUTHORITY}(?P<rest>[/?].*)?".encode()
-_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_PERCENT = rb"%([0-9A-Fa-f]{2})?"
 
 # RFC 3986 §3.2.2. A leading zero is no dec-octet: some readers take it for octal.
 _H16 = r"[0-9A-Fa-f]{1,4}"
@@ -123,7 +123,7 @@ def _resolve(path: bytes) -> tuple[tuple[bytes, ...], bool]:
 
 def _decode(part: bytes) -> bytes:
     """Percent-decodes one segment, once (RFC 3986 §2.4)."""
-    name = _PERCENT.sub(_decode_byte, part)
+    name = re.sub(_PERCENT, _decode_byte, part)
     if b"\0" in name:
         raise BadRequest(400, "NUL in the path")
     if b"/" in name:

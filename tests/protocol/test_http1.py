@@ -6,7 +6,9 @@ behind it that are not its own. All ways have to agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +97,10 @@ def read_arriving(data: bytes, step: int) -> Request:
     head = cut_head(data, step)
     assert head is not None, "more bytes are waited for"
     return parse_head(head, max_fields=MAX_FIELDS)
+
+
+def read_at_once(data: bytes) -> Request:
+    return read_arriving(data, len(data))
 
 
 def refuse(data: bytes) -> int:
@@ -815,6 +821,7 @@ class TestPersistence:
                 make("Connection: keep-alive, close"), False, id="close goes before keep-alive, §9.3"
             ),
             pytest.param(make("Connection: closed"), True, id="a longer word"),
+            pytest.param(make("Connection: close\xa0"), True, id="a blank that is not ASCII"),
             pytest.param(make("Connection: upgrade"), True, id="another option"),
             pytest.param(make("Connection:"), True, id="an empty list"),
             pytest.param(make("Keep-Alive: timeout=5"), True, id="another field"),
@@ -842,6 +849,13 @@ class TestStatusLineAndFields:
         head = format_head(404, [("Date", "now"), ("Server", "x")], (("Content-Length", "0"),), [])
 
         assert head == b"HTTP/1.1 404 Not Found\r\nDate: now\r\nServer: x\r\nContent-Length: 0\r\n\r\n"
+
+    def test_reasons_are_those_of_the_rfc(self) -> None:
+        # The standard library had names of RFC 2616 for these before Python 3.13.
+        renamed = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}
+
+        assert {status: renamed.get(status, HTTPStatus(status).phrase) for status in REASONS} == REASONS
+        assert {200, 206, 304, 308, 400, 404, 412, 416, 500} <= set(REASONS)
 
     def test_a_head_may_have_no_fields(self) -> None:
         assert format_head(204) == b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -893,6 +907,65 @@ class TestStatusLineAndFields:
         read_back = parse_fields(block[:-2], max_fields=4)
 
         assert read_back.values == {name: ", ".join(values) for name, values in expected.items()}
+
+
+TOKEN = set(b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode())
+VISIBLE = set(range(0x21, 0x7F))
+OBS_TEXT = set(range(0x80, 0x100))
+
+
+@pytest.mark.parametrize(
+    ("accept", "allowed"),
+    [
+        pytest.param(
+            lambda byte: read_at_once(b"G%cT / HTTP/1.1\r\nHost: a\r\n\r\n" % byte),
+            TOKEN,
+            id="a method, RFC 9110 §9.1",
+        ),
+        pytest.param(
+            lambda byte: read_at_once(b"GET /%ca HTTP/1.1\r\nHost: a\r\n\r\n" % byte),
+            VISIBLE - set(b"#"),
+            id="a target, RFC 9112 §3.2",
+        ),
+        pytest.param(
+            lambda byte: read_at_once(b"GET / HTTP/1.0\r\nX%cY: a\r\n\r\n" % byte),
+            TOKEN | set(b":"),
+            id="a name, or its end, RFC 9110 §5.1",
+        ),
+        pytest.param(
+            lambda byte: read_at_once(b"GET / HTTP/1.0\r\nX: a%cb\r\n\r\n" % byte),
+            VISIBLE | OBS_TEXT | set(b"\t "),
+            id="a value, RFC 9110 §5.5",
+        ),
+        pytest.param(
+            lambda byte: parse_chunk_size(b"%c\r\n" % byte), set(string.hexdigits.encode()), id="a size, §7.1"
+        ),
+        pytest.param(
+            lambda byte: parse_chunk_size(b"5;a%cb\r\n" % byte),
+            TOKEN | set(b";="),
+            id="the name of an extension, or its end, §7.1.1",
+        ),
+        pytest.param(
+            lambda byte: parse_chunk_size(b'5;a="b%cc"\r\n' % byte),
+            (VISIBLE | OBS_TEXT | set(b"\t ")) - set(b'"'),
+            id="a quoted string, RFC 9110 §5.6.4",
+        ),
+        pytest.param(
+            lambda byte: parse_chunk_size(b'5;a="\\%c"\r\n' % byte),
+            VISIBLE | OBS_TEXT | set(b"\t "),
+            id="a quoted pair, RFC 9110 §5.6.4",
+        ),
+    ],
+)
+def test_of_all_bytes_these_may_stand_in(accept: Callable[[int], object], allowed: set[int]) -> None:
+    def is_accepted(byte: int) -> bool:
+        try:
+            accept(byte)
+        except BadRequest:
+            return False
+        return True
+
+    assert {byte for byte in range(256) if is_accepted(byte)} == allowed
 
 
 def test_methods_of_the_registry_are_tokens_in_upper_case() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aioserve.protocol.message import BadRequest
-from aioserve.protocol.target import NO_PATH, Target, format_folder_location, is_authority, parse_target
+from aioserve.protocol.target import Target, format_folder_location, is_authority, parse_target
 
 
 def file(*segments: bytes, query: bytes | None = None) -> Target:
@@ -238,7 +238,7 @@ class TestAuthorityForm:
         ],
     )
     def test_connect_names_a_host_and_a_port(self, target: bytes) -> None:
-        assert parse_target("CONNECT", target) == NO_PATH
+        assert parse_target("CONNECT", target) == folder()
 
     @pytest.mark.parametrize(
         "target",
@@ -268,7 +268,7 @@ class TestAsteriskForm:
     """RFC 9112 §3.2.4."""
 
     def test_options_asks_about_the_server(self) -> None:
-        assert parse_target("OPTIONS", b"*") == NO_PATH
+        assert parse_target("OPTIONS", b"*") == folder()
 
     def test_options_asks_about_a_path(self) -> None:
         assert parse_target("OPTIONS", b"/a") == file(b"a")
