@@ -411,6 +411,14 @@ class Config:
         "Open connections; more wait in the backlog. 0 takes what the descriptors allow, at most 10000.",
         "nginx 512; a socket and a file each, so (RLIMIT_NOFILE - 64) / 2",
     )
+    cache_bytes: int = _option(
+        64 << 20,
+        _size(0, 1 << 40),
+        "--cache-size",
+        _LIMITS,
+        "Memory for the contents of small files, each checked to be unchanged when it is used; 0 is off.",
+        "nginx and lighttpd keep descriptors or none; lighttpd looks at a file once a second",
+    )
     min_rate: int = _option(
         0,
         _size(0, 1 << 30),

@@ -13,9 +13,14 @@ import operator
 import os
 import re
 import stat
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import ctypes
 
 
 class Symlinks(StrEnum):
@@ -42,6 +47,8 @@ def _flags(*names: str) -> int:
 # O_NONBLOCK: a FIFO without a writer would hold the thread for ever. O_LARGEFILE: open implies it, openat2 on
 # 32 bits does not.
 _TO_READ = _flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_LARGEFILE", "O_BINARY", "O_NOINHERIT")
+# The state of what has a name, and nothing else.
+_TO_LOOK = _flags("O_PATH", "O_CLOEXEC")
 # With O_PATH, a folder that may be crossed need not be readable.
 _TO_CROSS = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
 _AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
@@ -63,11 +70,12 @@ class Root:
     Raises OSError when `name` leads to no folder that can be read.
     """
 
-    __slots__ = ("_aliases", "_descriptor", "_identity", "_path", "_symlinks", "_way", "users")
+    __slots__ = ("_aliases", "_at_once", "_descriptor", "_identity", "_path", "_symlinks", "_way", "users")
 
     def __init__(self, name: bytes, *, symlinks: Symlinks, way: Way = Way.BENEATH) -> None:
         self._symlinks = symlinks
         self._way = way if os.open in os.supports_dir_fd else Way.NAME
+        self._at_once: AtOnce | None = None
         # First the real path, then the folder at that path, so that the two belong together. If a deploy
         # comes between stat and open, the next look at the name finds another identity and opens it again.
         self._path = os.path.realpath(name)
@@ -102,11 +110,58 @@ class Root:
         """
         return self._open(segments, _TO_READ)
 
+    def load_at_once(self) -> None:
+        """Loads what the two methods below need; until then, and where there is none, they always refuse.
+
+        It may take some milliseconds, so it belongs into a thread.
+        """
+        if self._way is Way.BENEATH and load_openat2() is not None:
+            self._at_once = load_at_once(self._symlinks)
+
+    def open_file_at_once(self, segments: Sequence[bytes]) -> int:
+        """The same as `open_file`, without waiting for a disk.
+
+        Raises BlockingIOError when a disk, or a look at each segment, is needed to say what is there.
+        """
+        if self._at_once is None:
+            raise BlockingIOError
+        try:
+            return self._at_once.open_file(self._descriptor, _join(segments))
+        except OSError as error:
+            if error.errno in _ASK_THE_WALK:
+                raise BlockingIOError from None
+            raise
+
+    def look_at_once(self, segments: Sequence[bytes]) -> os.stat_result:
+        """The state of what has that name and is reached without any link, without waiting for a disk.
+
+        Raises BlockingIOError as `open_file_at_once` does, and OSError when nothing is there, or a link.
+        """
+        if self._at_once is None:
+            raise BlockingIOError
+        descriptor = self._at_once.open_to_look(self._descriptor, _join(segments))
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
     def has_folder(self, segments: Sequence[bytes]) -> bool:
         """Whether a folder has that name; what is none may also raise OSError, as `open_file` does."""
         if self._way is Way.NAME:
             return stat.S_ISDIR(os.stat(self._check_path(segments)).st_mode)
         os.close(self._open(segments, _TO_CROSS))
+        return True
+
+    def has_folder_at_once(self, segments: Sequence[bytes]) -> bool:
+        """The same as `has_folder`, without waiting for a disk; raises as `open_file_at_once` does."""
+        if self._at_once is None:
+            raise BlockingIOError
+        try:
+            os.close(self._at_once.open_to_cross(self._descriptor, _join(segments)))
+        except OSError as error:
+            if error.errno in _ASK_THE_WALK:
+                raise BlockingIOError from None
+            raise
         return True
 
     def _open(self, segments: Sequence[bytes], flags: int) -> int:
@@ -257,10 +312,13 @@ def _join(segments: Sequence[bytes]) -> bytes:
 OpenAt2 = Callable[[int, bytes, int, int], int]
 
 _OPENAT2 = 437
+# struct open_how: flags, mode, resolve.
+_OPEN_HOW = "=QQQ"
 _AT_FDCWD = -100
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
+_RESOLVE_CACHED = 0x20  # Linux 5.12: EAGAIN instead of waiting for a disk
 
 # Where it is missing, or forbidden by a seccomp filter that does not know it.
 _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG}
@@ -277,22 +335,11 @@ def load_openat2(number: int = _OPENAT2) -> OpenAt2 | None:
     # Not at the top: it costs the start some milliseconds, and is needed by the first request only.
     import ctypes
 
-    class OpenHow(ctypes.Structure):
-        _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-    syscall = ctypes.CDLL(None, use_errno=True).syscall  # a CDLL lets the other threads run meanwhile
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (
-        ctypes.c_long,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.POINTER(OpenHow),
-        ctypes.c_size_t,
-    )
+    syscall = _declare_syscall(ctypes.CDLL(None, use_errno=True))  # lets the other threads run meanwhile
 
     def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
-        how = OpenHow(flags, 0, resolve)
-        descriptor: int = syscall(number, folder, path, how, ctypes.sizeof(how))
+        how = struct.pack(_OPEN_HOW, flags, 0, resolve)
+        descriptor = syscall(number, folder, path, how, len(how))
         if descriptor < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), path)
@@ -304,6 +351,59 @@ def load_openat2(number: int = _OPENAT2) -> OpenAt2 | None:
         if error.errno in _NO_OPENAT2:
             return None
     return openat2
+
+
+class AtOnce(NamedTuple):
+    """What openat2 does when it may not wait: each takes a folder and a path, and raises OSError."""
+
+    open_file: Callable[[int, bytes], int]
+    open_to_cross: Callable[[int, bytes], int]
+    open_to_look: Callable[[int, bytes], int]
+
+
+@functools.cache
+def load_at_once(symlinks: Symlinks) -> AtOnce | None:
+    """None where the kernel cannot promise not to wait (before Linux 5.12)."""
+    import ctypes
+
+    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more than it gives.
+    syscall = _declare_syscall(ctypes.PyDLL(None, use_errno=True))
+
+    def make_opener(flags: int, resolve: int) -> Callable[[int, bytes], int]:
+        how = struct.pack(_OPEN_HOW, flags, 0, resolve | _RESOLVE_CACHED)
+
+        def open_at_once(folder: int, path: bytes) -> int:
+            descriptor = syscall(_OPENAT2, folder, path, how, len(how))
+            if descriptor < 0:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
+            return descriptor
+
+        return open_at_once
+
+    beneath = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+    resolve = {Symlinks.NONE: beneath | _RESOLVE_NO_SYMLINKS, Symlinks.INSIDE: beneath, Symlinks.ALL: 0}
+    at_once = AtOnce(
+        make_opener(_TO_READ, resolve[symlinks]),
+        make_opener(_TO_CROSS, resolve[symlinks]),
+        make_opener(_TO_LOOK, beneath | _RESOLVE_NO_SYMLINKS),
+    )
+    try:
+        os.close(at_once.open_to_look(_AT_FDCWD, b"."))
+    except OSError as error:
+        if error.errno in _NO_OPENAT2:
+            return None
+    return at_once
+
+
+def _declare_syscall(libc: ctypes.CDLL) -> Callable[[int, int, bytes, bytes, int], int]:
+    import ctypes
+
+    syscall = libc.syscall
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    declared: Callable[[int, int, bytes, bytes, int], int] = syscall
+    return declared
 
 
 # --- the walk (macOS, BSD, old kernels, and what openat2 leaves undecided) ---

@@ -1,25 +1,29 @@
 """What was found below the root: a folder, a file with its bytes, nothing, or a refusal.
 
 A file is opened once and then described by its descriptor alone, so length, validators and bytes belong
-together whatever happens to the name meanwhile. How a name is opened is for `containment`; what a request may
-look for is decided in `site`, and which thread looks, in `disk`.
+together whatever happens to the name meanwhile. What was found is kept (`cache`), and given again after one
+look at its name. What the kernel has in memory is looked up on the event loop, everything else in a thread
+(`disk`). How a name is opened is for `containment`; what a request may look for is decided in `site`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
+from aioserve.content.cache import Cache, Kept, Version
 from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
+from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.plan import Variant
 
 
@@ -36,10 +40,16 @@ class Candidate(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The candidate that exists. `variant` is None for a folder; whoever got it closes its handle."""
+    """The candidate that exists. `variant` is None for a folder; whoever got it closes its handle.
+
+    `kept` is where it is kept, None when it is not. The rest is what `Files` keeps it by.
+    """
 
     candidate: Candidate
     variant: Variant | None
+    kept: Kept | None = None
+    version: Version | None = None
+    place: object = None
 
 
 class Refused(Exception):
@@ -79,13 +89,18 @@ _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
 _MAX_SNAPSHOTS = 3
 
+# A file that has been changed so lately may be changed again without another time: the clocks of file systems
+# have steps, of 2 s on FAT. It is served, but not kept.
+_RACY_NS = 2_000_000_000
+
 
 class Files:
     """The files below `root`, or the one file that `root` is.
 
     `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist. Files of up
-    to `small_bytes` are read when they are found. Lookups run on `disk`. `way` is the best one to open names,
-    `clock` counts the seconds until the name of the root is looked up again.
+    to `small_bytes` are read when they are found, and `cache_bytes` of them are kept. Lookups that have to
+    wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds until the name of the
+    root is looked up again.
     Raises OSError when the root does not exist, cannot be read, or is neither a folder nor a regular file.
     """
 
@@ -97,6 +112,7 @@ class Files:
         hidden: bool = False,
         disk: Disk,
         small_bytes: int = 65536,
+        cache_bytes: int = 0,
         way: Way = Way.BENEATH,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,6 +128,17 @@ class Files:
         self._root: Root | None = None
         self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
+        self._cache = Cache(cache_bytes, clock)
+        # What was looked at in this turn of the event loop.
+        self._looked_at: set[Kept] = set()
+        # Files that are being loaded; those who want the same wait here.
+        self._loading: dict[tuple[bytes, ...], asyncio.Future[None]] = {}
+        self.shares_looks = True
+        """Whether one look at a name is enough for all who ask for it in one turn of the event loop.
+
+        It is as long as a turn asks the kernel once who has sent something: then each of them had sent before
+        the look. libuv asks again when 1,024 had.
+        """
         self.only_name: bytes | None = None
         """The name of the root when it is one single file; no other name exists then."""
         mode = os.stat(self._name).st_mode
@@ -124,7 +151,7 @@ class Files:
             raise OSError(errno.EINVAL, "Neither a folder nor a regular file", os.fspath(root))
 
     async def find(self, candidates: Sequence[Candidate]) -> Found | None:
-        """The first candidate that exists and is of its kind; None when none is. One hop to a thread.
+        """The first candidate that exists and is of its kind; None when none is. One hop to a thread at most.
 
         All of them are looked for in the same root, even while a deploy switches it.
         Raises Refused when one cannot be looked up before that.
@@ -133,17 +160,50 @@ class Files:
         if not wanted:
             return None
         try:
-            return await self._disk.run(
-                wanted[0].segments,
+            return self._find_at_once(wanted)
+        except BlockingIOError:
+            pass
+        segments = wanted[0].segments
+        other = self._loading.get(segments)
+        if other is not None:
+            # Loaded once for all; whoever has waited too long gets a thread, or none, by himself.
+            await asyncio.wait([other], timeout=self._disk.queue_s)
+            with contextlib.suppress(BlockingIOError):
+                return self._find_at_once(wanted)
+        mine = asyncio.get_running_loop().create_future()
+        self._loading.setdefault(segments, mine)
+        try:
+            found = await self._disk.run(
+                segments,
                 partial(self._find_in_thread, wanted),
                 queue_s=self._disk.queue_s,
                 discard=_close_found,
             )
+            return self._keep(found)
         except Busy as busy:
             raise Refused(503) from busy
+        except Refused as refused:
+            if refused.status == 503:
+                # It may be for want of descriptors.
+                self._cache.close_descriptors()
+            raise
+        finally:
+            if self._loading.get(segments) is mine:
+                del self._loading[segments]
+            mine.set_result(None)
+
+    def find_kept(self, segments: tuple[bytes, ...]) -> Kept | None:
+        """The file of that name, if it is kept and a look at it, now, shows that it has not changed."""
+        kept = self._cache.find(segments)
+        return kept if kept is not None and self._is_current(kept) else None
+
+    def close_idle(self) -> None:
+        """Closes what is open for nobody; called once a second."""
+        self._cache.close_idle()
 
     def close(self) -> None:
         """Lets the root go, as soon as no find uses it any more. Finds are refused from now on."""
+        self._cache.clear()
         with self._lock:
             self._is_closed = True
             self._set_root(None)
@@ -156,8 +216,93 @@ class Files:
         after_public = 1 if segments[:1] == (b".well-known",) else 0
         return self._shows_hidden or not any(name.startswith(b".") for name in segments[after_public:])
 
+    # On the event loop, without waiting.
+
+    def _find_at_once(self, candidates: Sequence[Candidate]) -> Found | None:
+        """The same as `find`. Raises BlockingIOError when a thread has to look."""
+        absent = None
+        for candidate in candidates:
+            if candidate.segments == absent:
+                continue
+            kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
+            if kept is not None and self._is_current(kept):
+                return Found(candidate, _share(kept.variant), kept)
+            try:
+                # The lock holds the root, and nobody waits under it.
+                with self._lock:
+                    found = self._look_for_at_once(candidate, self._ensure_root())
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    raise BlockingIOError from None
+                absent = candidate.segments if error.errno == errno.ENOENT else None
+            else:
+                if found is not None:
+                    return self._keep(found)
+        return None
+
+    def _ensure_root(self) -> Root:
+        """The root, while it needs no look at its name. Raises BlockingIOError otherwise."""
+        if self._root is None or self._clock() >= self._next_look_s:
+            raise BlockingIOError
+        return self._root
+
+    def _look_for_at_once(self, candidate: Candidate, root: Root) -> Found | None:
+        if candidate.kind is Kind.FOLDER:
+            return Found(candidate, None) if root.has_folder_at_once(candidate.segments) else None
+        descriptor = root.open_file_at_once(candidate.segments)
+        return self._take_file(descriptor, candidate, root, read_in_memory)
+
+    def _is_current(self, kept: Kept) -> bool:
+        """Whether a look at the name of `kept`, in this turn of the event loop, finds it as it was.
+
+        The look meets no link on its way, so what is kept is inside the root for every policy.
+        """
+        if kept in self._looked_at:
+            return True
+        try:
+            with self._lock:
+                root = self._ensure_root()
+                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.segments))
+        except BlockingIOError:
+            return False
+        except OSError:
+            is_current = False
+        if not is_current:
+            self._cache.forget(kept.segments)
+        elif self.shares_looks:
+            if not self._looked_at:
+                asyncio.get_running_loop().call_soon(self._looked_at.clear)
+            self._looked_at.add(kept)
+        return is_current
+
+    def _keep(self, found: Found | None) -> Found | None:
+        """Keeps a file that was found, unless it is too new or not to be reached without links."""
+        if found is None or found.variant is None or found.version is None or not self._cache.keeps:
+            return found
+        *_, mtime_ns, ctime_ns = found.version
+        if max(mtime_ns, ctime_ns) > time.time_ns() - _RACY_NS:
+            return found
+        segments = found.candidate.segments
+        try:
+            with self._lock:
+                root = self._ensure_root()
+                if root is not found.place or _version(root.look_at_once(segments)) != found.version:
+                    return found
+        except OSError:
+            return found
+        kept = self._cache.find(segments)
+        if kept is None or kept.version != found.version or kept.place is not root:
+            kept = self._cache.keep(segments, root, found.version, _share(found.variant))
+        return found._replace(kept=kept)
+
+    # In a thread.
+
     def _find_in_thread(self, candidates: Sequence[Candidate]) -> Found | None:
         with self._use_root() as root:
+            if root is not None:
+                root.load_at_once()
             for candidate in candidates:
                 try:
                     found = self._look_for(candidate, root)
@@ -174,10 +319,15 @@ class Files:
         if candidate.kind is Kind.FOLDER and root is not None:
             return Found(candidate, None) if root.has_folder(candidate.segments) else None
         descriptor = open_named_file(self._name) if root is None else root.open_file(candidate.segments)
-        variant = self._take_variant(descriptor)
-        return None if variant is None else Found(candidate, variant)
+        return self._take_file(descriptor, candidate, root, read_at)
 
-    def _take_variant(self, descriptor: int) -> Variant | None:
+    def _take_file(
+        self,
+        descriptor: int,
+        candidate: Candidate,
+        root: Root | None,
+        read: Callable[[int, int, int], bytes],
+    ) -> Found | None:
         """What the opened descriptor stands for, now its owner; None when that is no regular file.
 
         The content of a small file is taken between two equal states of it, so it is never half of one
@@ -194,18 +344,21 @@ class Files:
                 if now.st_size > self._small_bytes:
                     break
                 before = now
-                data = _read_at(descriptor, 0, before.st_size)
+                data = read(descriptor, 0, before.st_size)
                 now = os.fstat(descriptor)
                 if len(data) == before.st_size and _version(now) == _version(before):
-                    return Variant(None, len(data), now.st_mtime_ns, OpenFile(self._disk, key, data=data))
+                    handle = OpenFile(self._disk, key, data=data)
+                    variant = Variant(None, len(data), now.st_mtime_ns, handle)
+                    return Found(candidate, variant, None, _version(now), root)
             handle = OpenFile(self._disk, key, descriptor=descriptor)
             is_kept = True
-            return Variant(None, now.st_size, now.st_mtime_ns, handle)
+            variant = Variant(None, now.st_size, now.st_mtime_ns, handle)
+            return Found(candidate, variant, None, _version(now), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _use_root(self) -> Iterator[Root | None]:
         """The root as it is now, open at least until the block ends; None when it is one single file."""
         if self._is_closed:
@@ -259,91 +412,14 @@ class Files:
         self._root = root
 
 
-class OpenFile:
-    """A `plan.Handle`: a file's content, in memory or behind a descriptor that it owns."""
-
-    __slots__ = ("_descriptor", "_disk", "_is_closed", "_key", "_lock", "_readers", "_seeking", "data")
-
-    def __init__(
-        self, disk: Disk, key: tuple[int, int], *, data: bytes | None = None, descriptor: int | None = None
-    ) -> None:
-        self.data = data
-        self._disk = disk
-        self._key = key
-        self._descriptor = descriptor
-        self._lock = Lock()
-        self._readers = 0
-        self._is_closed = False
-        # Without pread, the position belongs to the descriptor: one reader at a time.
-        self._seeking: AbstractContextManager[object] = nullcontext() if _has_pread() else Lock()
-
-    async def read(self, offset: int, size_bytes: int) -> bytes:
-        """At most `size_bytes` from `offset`; fewer only where the file ends.
-
-        Raises OSError when the disk fails or is closed, ValueError when the file is closed.
-        """
-        if self.data is not None:
-            return self.data[offset : offset + size_bytes]
-        try:
-            return await self._disk.run(
-                self._key, partial(self._read_in_thread, offset, size_bytes), queue_s=None
-            )
-        except Busy as busy:
-            raise OSError(errno.ESHUTDOWN, "The disk is closed") from busy
-
-    def close(self) -> None:
-        """Releases the file, after a read that still runs in a thread; a second call does nothing."""
-        with self._lock:
-            self._is_closed = True
-            self._close_when_unused()
-
-    def _read_in_thread(self, offset: int, size_bytes: int) -> bytes:
-        with self._lock:
-            if self._is_closed or self._descriptor is None:
-                raise ValueError("read from a closed file")
-            descriptor = self._descriptor
-            self._readers += 1
-        try:
-            with self._seeking:
-                return _read_at(descriptor, offset, size_bytes)
-        finally:
-            with self._lock:
-                self._readers -= 1
-                self._close_when_unused()
-
-    def _close_when_unused(self) -> None:
-        # Closed under a running read, the number could already name another file when the kernel looks at it.
-        if self._is_closed and not self._readers and self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 def _close_found(found: Found | None) -> None:
     if found is not None and found.variant is not None:
         found.variant.handle.close()
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _share(variant: Variant) -> Variant:
+    return variant._replace(handle=variant.handle.share())
 
 
-def _has_pread() -> bool:
-    return hasattr(os, "pread")
-
-
-def _read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
-    """Up to `size_bytes` from `offset`; fewer only where the file ends."""
-    data = _read_once(descriptor, offset, size_bytes)
-    while len(data) < size_bytes:
-        more = _read_once(descriptor, offset + len(data), size_bytes - len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _read_once(descriptor: int, offset: int, size_bytes: int) -> bytes:
-    if _has_pread():
-        return os.pread(descriptor, size_bytes, offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    return os.read(descriptor, size_bytes)
+def _version(status: os.stat_result) -> Version:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

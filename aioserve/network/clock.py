@@ -15,7 +15,8 @@ from aioserve.protocol.conditional import format_http_date
 class Clock:
     """Ticks on each full second of the wall clock while it runs.
 
-    `now_s` is the Unix time of the last tick in whole seconds and `date` the same as an HTTP date.
+    `now_s` is the Unix time of the last tick in whole seconds; `date` is the same as an HTTP date, and
+    `date_bytes` as it is sent.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Clock:
     def _read(self) -> None:
         self.now_s = int(time.time())
         self.date = format_http_date(self.now_s)
+        self.date_bytes = self.date.encode("ascii")
 
     def each_tick(self, hook: Callable[[float], None]) -> None:
         """Calls `hook` on every tick with the loop's time in seconds."""

@@ -1,4 +1,8 @@
-"""One client on HTTP/1.1: read a head, respond, send, again; or close. One coroutine each."""
+"""One client on HTTP/1.1: read a head, respond, send, again; or close. One coroutine each.
+
+A request like one that was answered before does not wake the coroutine: the same answer is sent from where its
+bytes arrive, when the file is in memory and unchanged (`Shortcuts`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from aioserve.content.cache import Kept, Ready
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange
 from aioserve.network.clock import Clock
@@ -26,14 +31,24 @@ from aioserve.protocol.http1 import (
     parse_chunk_size,
     parse_fields,
     parse_head,
+    parse_request_fields,
 )
-from aioserve.protocol.message import BadRequest, Request
-from aioserve.protocol.plan import Field, Plan, plan_error
+from aioserve.protocol.message import BadRequest, Fields, Request
+from aioserve.protocol.plan import Empty, Field, Plan, Slice, find_conditions, plan_error
 
 _logger = logging.getLogger("aioserve")
 
 # A chunk's first line holds 16 digits and extensions that nobody sends.
 _MAX_CHUNK_LINE_BYTES = 4096
+
+
+# What is remembered of requests: longer heads are rare, and so are sites with more files in use.
+_MAX_KNOWN_HEAD_BYTES = 4096
+_MAX_KNOWN_LINES = 16_384
+_MAX_KNOWN_BLOCKS = 1024
+
+# Fields for which the connection has more to do than to answer.
+_OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "expect"})
 
 
 class ConnectionLimits(NamedTuple):
@@ -49,6 +64,81 @@ class ConnectionLimits(NamedTuple):
     keepalive_timeout_busy_s: float
 
 
+class Known(NamedTuple):
+    """A request line that was answered from a file which is kept in memory."""
+
+    method: str
+    segments: tuple[bytes, ...]
+    text: str
+
+
+class Asked(NamedTuple):
+    """A block of field lines that was read before. `conditions` is None when it takes no shortcut."""
+
+    fields: Fields
+    conditions: str | None
+
+
+class Shortcuts:
+    """What the connections of one server remember of requests, to answer them again without a detour.
+
+    What a request line names and what a field block says depends on their bytes alone, so each is looked up by
+    its own: many files asked for by many browsers are as well known as one. The answer itself lies with the
+    file in the cache and ends with it.
+    """
+
+    def __init__(self, site: Site, limits: ConnectionLimits) -> None:
+        self._site = site
+        self._max_fields = limits.fields
+        self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, limits.head_bytes)
+        self._lines: dict[bytes, Known] = {}
+        self._blocks: dict[bytes, Asked] = {}
+
+    def find(self, head: bytes) -> tuple[Ready, Known, Asked] | None:
+        """The answer to `head`, when it is one whole head and its answer is known and still right."""
+        end = head.find(b"\r\n") + 2
+        known = self._lines.get(head[:end])
+        if known is None or len(head) > self._max_head_bytes:
+            return None
+        block = head[end:]
+        asked = self._blocks.get(block) or self._read_block(block)
+        if asked is None or asked.conditions is None:
+            return None
+        kept = self._site.find_kept(known.segments)
+        if kept is None:
+            return None
+        ready = kept.answers.get(known.method + asked.conditions)
+        return None if ready is None else (ready, known, asked)
+
+    def remember(self, head: bytes, request: Request, kept: Kept, ready: Ready) -> None:
+        """Remembers the answer that `head` got from `kept`, on a connection that goes on."""
+        end = head.find(b"\r\n") + 2
+        asked = None if len(head) > self._max_head_bytes else self._read_block(head[end:])
+        if asked is None or asked.conditions is None or end == 2 or request.version != (1, 1):
+            return
+        if len(self._lines) >= _MAX_KNOWN_LINES:
+            del self._lines[next(iter(self._lines))]
+        self._lines[head[:end]] = Known(request.method, kept.segments, _format_request_line(request))
+        kept.remember(request.method + asked.conditions, ready)
+
+    def _read_block(self, block: bytes) -> Asked | None:
+        """Reads the field lines of a request in HTTP/1.1 and the empty line after them; None when they are
+        not just that."""
+        if not block.endswith(b"\r\n"):
+            return None
+        try:
+            fields = parse_request_fields(block[:-2], (1, 1), max_fields=self._max_fields)
+        except BadRequest:
+            return None
+        is_plain = _OF_THE_CONNECTION.isdisjoint(fields.values)
+        is_kept_alive = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
+        asked = Asked(fields, find_conditions(fields) if is_plain and is_kept_alive else None)
+        if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
+            del self._blocks[next(iter(self._blocks))]
+        self._blocks[block] = asked
+        return asked
+
+
 class Connection:
     """Serves one client until either side ends it.
 
@@ -59,6 +149,7 @@ class Connection:
         self,
         stream: Stream,
         site: Site,
+        shortcuts: Shortcuts,
         clock: Clock,
         limits: ConnectionLimits,
         *,
@@ -68,6 +159,7 @@ class Connection:
     ) -> None:
         self._stream = stream
         self._site = site
+        self._shortcuts = shortcuts
         self._clock = clock
         self._limits = limits
         self._client = client
@@ -145,7 +237,7 @@ class Connection:
                 return None
             self._idle_since = self._loop.time()
             try:
-                await stream.wait_for_data()
+                await stream.wait_for_data(self._answer_at_once)
             except (EOFError, TimeoutError):
                 return None
             finally:
@@ -159,6 +251,33 @@ class Connection:
         except TimeoutError:
             raise BadRequest(408, "the head took too long") from None
 
+    def _answer_at_once(self, head: bytes) -> bool:
+        """Answers `head` if that needs nothing but what is in memory; the coroutine is waiting for a head."""
+        found = self._shortcuts.find(head)
+        if found is None:
+            return False
+        (status, start, rest, body), known, asked = found
+        stream, now = self._stream, self._loop.time()
+        begun = time.perf_counter()
+        stream.write(b"".join((start, self._clock.date_bytes, rest)), body)
+        self._idle_since = now
+        stream.deadline = now + self._limits.keepalive_timeout_s
+        if self._observe is not None:
+            self._observe(
+                Exchange(
+                    client=self._client,
+                    at_s=time.time(),
+                    request_line=known.text,
+                    status=status,
+                    sent_bytes=len(body),
+                    duration_s=time.perf_counter() - begun,
+                    referer=asked.fields.get("referer"),
+                    user_agent=asked.fields.get("user-agent"),
+                    is_whole=True,
+                )
+            )
+        return True
+
     def _begin_exchange(self) -> None:
         self._at_s, self._started = time.time(), self._loop.time()
         self._answered_bytes = self._stream.written_bytes
@@ -168,9 +287,13 @@ class Connection:
         try:
             is_body_read = await self._discard_body(request)
             keep = is_body_read and keeps_alive(request)
-            async with self._site.respond(request, self._clock.now_s) as plan:
+            response = self._site.respond(request, self._clock.now_s)
+            async with response as plan:
                 try:
-                    await self._send(request, plan, keep and not self._is_draining)
+                    keep_now = keep and not self._is_draining
+                    wire_head = await self._send(request, plan, keep_now)
+                    if response.kept is not None and keep_now:
+                        self._remember(head, request, plan, response.kept, wire_head)
                     return keep
                 except OSError as error:
                     if isinstance(error, ConnectionError):
@@ -226,8 +349,22 @@ class Connection:
         parse_fields(trailer, max_fields=self._limits.fields)
         return True
 
-    async def _send(self, request: Request | None, plan: Plan, keep: bool) -> None:
-        """Sends `plan` and tells the observer. `keep` says whether the connection stays open after it."""
+    def _remember(self, head: bytes, request: Request, plan: Plan, kept: Kept, wire_head: bytes) -> None:
+        """Remembers an answer that is all in memory and would be given again at any time."""
+        match plan.body:
+            case Empty():
+                body = b""
+            case Slice(handle) if handle.data is not None:
+                body = handle.data
+            case _:
+                return
+        if plan.status in (200, 304):
+            start, date, rest = wire_head.partition(self._clock.date_bytes)
+            self._shortcuts.remember(head, request, kept, Ready(plan.status, start, rest, body))
+
+    async def _send(self, request: Request | None, plan: Plan, keep: bool) -> bytes:
+        """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the connection
+        stays open after it."""
         head = format_head(plan.status, self._format_wire_fields(request, keep), plan.fields)
         before, is_whole = self._stream.written_bytes, False
         try:
@@ -249,6 +386,7 @@ class Connection:
                         is_whole=is_whole,
                     )
                 )
+        return head
 
     def _format_wire_fields(self, request: Request | None, keep: bool) -> tuple[Field, ...]:
         fields = (("Date", self._clock.date), *self._server_field)

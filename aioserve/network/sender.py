@@ -1,17 +1,26 @@
-"""Carries out a Plan's body: writes the head and then the bytes, slice by slice."""
+"""Carries out a Plan's body: sends the head and then the bytes, piece by piece.
+
+A file goes from the kernel's memory to the socket (sendfile) where the connection allows that, else through
+here in pieces. Either way a piece that is not in memory is waited for in a thread of the disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+import asyncio
+import os
+from collections.abc import Sequence
+from functools import partial
 from typing import assert_never
 
-from aioserve.network.stream import Stream
-from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
+from aioserve.network.stream import DirectSocket, Stream
+from aioserve.protocol.plan import Body, Bytes, Empty, Handle, Parts, Slice
 
-# What one client costs in memory while it downloads. A hop to a thread takes 60 to 100 us: at this size it
-# is small beside the copying.
+# What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at this
+# size it is small beside the copying.
 _PIECE_BYTES = 256 * 1024
+
+# What one call to the kernel moves at the most, so that a fast client leaves the loop to others.
+_WINDOW_BYTES = 512 * 1024
 
 
 class TornBody(Exception):
@@ -28,54 +37,109 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
         case Empty():
             stream.write(head)
             await stream.drain()
-            return
         case Bytes(data):
-            stream.write(head + data)
+            stream.write(head, data)
             await stream.drain()
-            return
         case Slice():
-            pieces = _read_slice(body)
+            await _send_parts(stream, head, (body,))
         case Parts(parts):
-            pieces = _read_parts(parts)
+            await _send_parts(stream, head, parts)
         case _:
             assert_never(body)
-    # Left to the garbage collector, a generator that did not come to its end makes a task that nobody owns.
-    async with aclosing(pieces):
-        stream.write(head + await anext(pieces))
-        await stream.drain()
-        while True:
+
+
+async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
+    first = next(part for part in parts if isinstance(part, Slice))
+    if first.handle.data is None:
+        # As long as nothing is sent, a disk that fails is an answer of its own.
+        if not first.handle.is_in_memory(first.start, first.start + 1):
+            await first.handle.read(first.start, 1)
+        direct = stream.open_direct()
+        if direct is not None:
             try:
-                piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            except OSError as error:
-                raise TornBody from error
-            stream.write(piece)
-            await stream.drain()
+                await _send_directly(direct, head, parts)
+            finally:
+                stream.close_direct()
+            return
+    await _send_through(stream, head, parts)
 
 
-async def _read_parts(parts: Iterable[Bytes | Slice]) -> AsyncGenerator[bytes, None]:
+async def _send_directly(direct: DirectSocket, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
+    await direct.send(head, has_more=True)
+    last = parts[-1]
     for part in parts:
         match part:
             case Bytes(data):
-                yield data
-            case Slice():
-                async with aclosing(_read_slice(part)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                await direct.send(data, has_more=part is not last)
+            case Slice(handle, start, stop):
+                try:
+                    await _send_slice(direct, handle, start, stop)
+                except ConnectionError:
+                    raise
+                except OSError as error:
+                    raise TornBody from error
             case _:
                 assert_never(part)
 
 
-async def _read_slice(part: Slice) -> AsyncGenerator[bytes, None]:
-    """The slice in pieces of bounded size. Raises TornBody when the file ends before it."""
-    if part.handle.data is not None:
-        yield part.handle.data[part.start : part.stop]
-        return
-    offset = part.start
-    while offset < part.stop:
-        piece = await part.handle.read(offset, min(_PIECE_BYTES, part.stop - offset))
-        if not piece:
+async def _send_slice(direct: DirectSocket, handle: Handle, start: int, stop: int) -> None:
+    while start < stop:
+        end = min(start + _WINDOW_BYTES, stop)
+        if handle.is_in_memory(start, end):
+            sent_bytes = handle.call_at_once(partial(direct.send_file, start, end - start))
+            was_in_memory = True
+        else:
+            sent_bytes = await handle.call(partial(_send_from_disk, direct, start, end, stop))
+            was_in_memory = False
+        if sent_bytes < 0:
+            await direct.wait_until_writable()
+            continue
+        if not sent_bytes:
             raise TornBody
-        offset += len(piece)
-        yield piece
+        direct.count(sent_bytes)
+        start += sent_bytes
+        if was_in_memory and start == end < stop:
+            # It has room for more, but the others come first.
+            await asyncio.sleep(0)
+
+
+def _send_from_disk(direct: DirectSocket, start: int, end: int, stop: int, descriptor: int) -> int:
+    """Sends `[start, end)` and asks the disk for what comes then; in a thread."""
+    if end < stop and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, end, min(_WINDOW_BYTES, stop - end), os.POSIX_FADV_WILLNEED)
+    return direct.send_file(start, end - start, descriptor)
+
+
+async def _send_through(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
+    """Sends in pieces of bounded size, the head together with the first one."""
+    is_begun = False
+    for part in parts:
+        match part:
+            case Bytes(data):
+                head += data
+            case Slice(handle, start, stop):
+                while start < stop:
+                    try:
+                        piece = await _read_piece(handle, start, stop)
+                    except OSError as error:
+                        if is_begun:
+                            raise TornBody from error
+                        raise
+                    stream.write(head, piece)
+                    head, is_begun = b"", True
+                    start += len(piece)
+                    await stream.drain()
+            case _:
+                assert_never(part)
+    if head:
+        stream.write(head)
+        await stream.drain()
+
+
+async def _read_piece(handle: Handle, start: int, stop: int) -> bytes:
+    if handle.data is not None:
+        return handle.data[start:stop]
+    piece = await handle.read(start, min(_PIECE_BYTES, stop - start))
+    if not piece:
+        raise TornBody
+    return piece

@@ -21,7 +21,7 @@ from aioserve.content.files import Files
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange, make_log_observer
 from aioserve.network.clock import Clock
-from aioserve.network.connection import Connection, ConnectionLimits
+from aioserve.network.connection import Connection, ConnectionLimits, Shortcuts
 from aioserve.network.listener import Listener
 from aioserve.network.stream import Stream, StreamLimits
 from aioserve.protocol.plan import Field
@@ -167,9 +167,11 @@ class Server:
                 symlinks=Symlinks(self._config.symlinks),
                 hidden=self._config.hidden,
                 disk=self._disk,
+                cache_bytes=self._config.cache_bytes,
             )
             self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
             self._site = Site(self._files, index=self._config.index)
+            self._shortcuts = Shortcuts(self._site, self._connection_limits)
             try:
                 await self._listen()
             except BaseException:
@@ -272,6 +274,7 @@ class Server:
             connection = Connection(
                 stream,
                 self._site,
+                self._shortcuts,
                 self._clock,
                 self._connection_limits,
                 client=self._waiting.pop(stream),
@@ -295,6 +298,7 @@ class Server:
             self._all_left.set()
 
     def _sweep(self, now: float) -> None:
+        self._files.close_idle()
         is_busy = len(self._streams) > self._max_connections * _BUSY_SHARE
         for stream, connection in list(self._streams.items()):
             stream.sweep(now)

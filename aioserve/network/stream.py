@@ -1,13 +1,18 @@
 """The byte stream of one connection: read until, write, drain, close; bounded in memory and in time.
 
 An asyncio.Protocol, put on a transport that `asyncio.start_server` accepted. What the bytes mean is
-`connection`'s question; the deadlines are numbers here, compared by `sweep` once a second.
+`connection`'s question; the deadlines are numbers here, compared by `sweep` once a second. While nothing waits
+in the transport, bytes go past it: to the kernel directly, or from a file without passing through here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
+import os
+import socket
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +22,22 @@ _WRITE_HIGH_WATER_BYTES = 64 * 1024
 
 # What is read before somebody asks for more: at most one read of the transport (256 KiB) beyond this.
 _READ_HIGH_WATER_BYTES = 64 * 1024
+
+# A body from this size on is not copied behind its head.
+_JOIN_BYTES = 16 * 1024
+
+_MSG_MORE = getattr(socket, "MSG_MORE", 0)
+
+# What sendfile says of the socket, where everything else is of the file.
+_OF_THE_CLIENT = (
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+)
 
 # Seconds over which the rate of a slow reader is measured, so that one lost packet is no verdict.
 _RATE_WINDOW_S = 10
@@ -50,6 +71,8 @@ class Stream(asyncio.Protocol):
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._has_ended = False
+        self._answer: Callable[[bytes], bool] | None = None
+        self._direct: DirectSocket | None = None
         self.is_lost = False
         self.deadline = math.inf
         # Bytes handed to the transport; what the kernel took of them is the measure of a reader's progress.
@@ -65,12 +88,17 @@ class Stream(asyncio.Protocol):
         self._transport = transport
         self._owner = owner
         self._is_tls = transport.get_extra_info("sslcontext") is not None
+        # Where a socket is a file to the system, and what is written to it is what the client gets.
+        is_plain = not self._is_tls and sys.platform != "win32"
+        self._descriptor = transport.get_extra_info("socket").fileno() if is_plain else -1
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
+        if self._answer is not None and not self._buffer and self._answer(data):
+            return
         self._buffer += data
         self._wake_reader()
         # Nobody reads while an answer is sent: who pipelines without reading waits in the kernel. A reader
@@ -99,6 +127,8 @@ class Stream(asyncio.Protocol):
         for waiter in (self._reader, self._writer):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(ConnectionResetError("the client has left"))
+        if self._direct is not None:
+            self._direct.wake()
         self._buffer.clear()
         self._on_lost(self)
 
@@ -117,8 +147,11 @@ class Stream(asyncio.Protocol):
         """True when the client has said that it will send no more."""
         return self._has_ended
 
-    async def wait_for_data(self) -> None:
-        """Returns when more bytes have arrived."""
+    async def wait_for_data(self, answer: Callable[[bytes], bool] | None = None) -> None:
+        """Returns when more bytes have arrived.
+
+        With nothing buffered, `answer` gets them first, at once; those for which it returns True are done with.
+        """
         self._ensure_open()
         if self._has_ended:
             raise EOFError
@@ -126,11 +159,12 @@ class Stream(asyncio.Protocol):
             self._is_reading_paused = False
             self._transport.resume_reading()
         self._reader = self._loop.create_future()
+        self._answer = answer
         self._is_reading = True
         try:
             await self._reader
         finally:
-            self._reader = None
+            self._reader = self._answer = None
         if self._has_ended and not self._buffer:
             raise EOFError
 
@@ -173,10 +207,30 @@ class Stream(asyncio.Protocol):
 
     # Writing.
 
-    def write(self, data: bytes) -> None:
+    def write(self, head: bytes, body: bytes = b"") -> None:
+        """Sends `head` and `body`, or hands over to the transport what the kernel does not take at once."""
         self._ensure_open()
-        self.written_bytes += len(data)
-        self._transport.write(data)
+        size_bytes = len(head) + len(body)
+        self.written_bytes += size_bytes
+        sent_bytes = 0
+        if self._descriptor >= 0 and not self._transport.get_write_buffer_size():
+            try:
+                if len(body) < _JOIN_BYTES:
+                    head, body = head + body, b""
+                    sent_bytes = os.write(self._descriptor, head)
+                else:
+                    sent_bytes = os.writev(self._descriptor, (head, body))
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._transport.abort()
+                raise ConnectionResetError("the client has left") from None
+        if sent_bytes < size_bytes:
+            rest = memoryview(head)[sent_bytes:]
+            if rest:
+                self._transport.write(rest)
+            if body:
+                self._transport.write(memoryview(body)[max(0, sent_bytes - len(head)) :])
 
     async def drain(self) -> None:
         """Waits until the client has taken enough that more may be written."""
@@ -187,6 +241,26 @@ class Stream(asyncio.Protocol):
                 await self._writer
             finally:
                 self._writer = None
+
+    def open_direct(self) -> DirectSocket | None:
+        """The way for files that do not pass through here; None where there is none, or not at the moment.
+
+        Nothing is written otherwise until it is closed.
+        """
+        self._ensure_open()
+        if self._descriptor < 0 or not hasattr(os, "sendfile") or self._transport.get_write_buffer_size():
+            return None
+        try:
+            self._direct = DirectSocket(self, self._descriptor)
+        except OSError:  # out of descriptors
+            return None
+        return self._direct
+
+    def close_direct(self) -> None:
+        """Goes back to the transport."""
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
     def _ensure_open(self) -> None:
         # A transport that failed is closing for one turn of the loop before connection_lost is called.
@@ -231,6 +305,8 @@ class Stream(asyncio.Protocol):
         if self.is_lost:
             return
         waiting_bytes = self._transport.get_write_buffer_size()
+        if self._direct is not None:
+            waiting_bytes += self._direct.waiting_bytes
         taken_bytes = self.written_bytes - waiting_bytes
         if not waiting_bytes or taken_bytes != self._taken_bytes:
             self._taken_bytes = taken_bytes
@@ -248,3 +324,77 @@ class Stream(asyncio.Protocol):
         rate = (taken_bytes - self._window_bytes) / (now - self._window_at)
         self._window_at, self._window_bytes = now, taken_bytes
         return rate < self._limits.min_rate_bytes_s
+
+
+class DirectSocket:
+    """A duplicate of a stream's socket, for what does not go through its transport.
+
+    The event loop waits for one descriptor once; the transport has its own. What is sent here counts as
+    written by the stream.
+    """
+
+    def __init__(self, stream: Stream, descriptor: int) -> None:
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        # With the kinds given, nobody asks the kernel for them. Only the number is used, and MSG_MORE.
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=os.dup(descriptor)
+        )
+        self._waiter: asyncio.Future[None] | None = None
+        self.waiting_bytes = 0
+        """1 while the client has to take something before more can be sent."""
+
+    async def send(self, data: bytes, *, has_more: bool) -> None:
+        """Sends all of `data`; with `has_more`, the kernel may keep it until the rest is there."""
+        flags = _MSG_MORE if has_more else 0
+        view = memoryview(data)
+        while view:
+            try:
+                sent_bytes = self._socket.send(view, flags)
+            except BlockingIOError:
+                await self.wait_until_writable()
+            except OSError:
+                raise ConnectionResetError("the client has left") from None
+            else:
+                view = view[sent_bytes:]
+                self.count(sent_bytes)
+
+    def send_file(self, offset: int, size_bytes: int, descriptor: int) -> int:
+        """Sends at most `size_bytes` of the file from `offset`, with one call to the kernel.
+
+        Gives how many, which is 0 when the file ends there; -1 when the client has to take something first.
+        Raises ConnectionError when the client has left, OSError when the disk fails. The caller counts.
+        """
+        try:
+            return os.sendfile(self._socket.fileno(), descriptor, offset, size_bytes)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            if error.errno in _OF_THE_CLIENT:
+                raise ConnectionResetError("the client has left") from None
+            raise
+
+    def count(self, sent_bytes: int) -> None:
+        """Tells the stream what `send_file` has sent."""
+        self._stream.written_bytes += sent_bytes
+
+    async def wait_until_writable(self) -> None:
+        """Returns when the client has taken some of what was sent."""
+        self._stream._ensure_open()
+        self._waiter = self._loop.create_future()
+        self.waiting_bytes = 1
+        self._loop.add_writer(self._socket, self.wake)
+        try:
+            await self._waiter
+        finally:
+            self._loop.remove_writer(self._socket)
+            self._waiter = None
+            self.waiting_bytes = 0
+        self._stream._ensure_open()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        self._socket.close()

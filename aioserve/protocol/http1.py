@@ -167,8 +167,13 @@ def parse_head(head: bytes, *, max_fields: int) -> Request:
     version = (int(major), int(minor))
     if version not in ((1, 0), (1, 1)):
         raise BadRequest(505, "neither HTTP/1.0 nor HTTP/1.1")
-    fields = parse_fields(head[line.end() : -2], max_fields=max_fields)
+    fields = parse_request_fields(head[line.end() : -2], version, max_fields=max_fields)
+    return Request(method.decode("ascii"), target, version, fields)
 
+
+def parse_request_fields(block: bytes, version: tuple[int, int], *, max_fields: int) -> Fields:
+    """Reads the field lines of a request, each with its CRLF. Raises BadRequest(400 or 431)."""
+    fields = parse_fields(block, max_fields=max_fields)
     # RFC 9112 §3.2: a 1.1 request has exactly one Host, and any Host is valid.
     host = fields.get("host")
     if host is None:
@@ -176,7 +181,7 @@ def parse_head(head: bytes, *, max_fields: int) -> Request:
             raise BadRequest(400, "no Host")
     elif "host" in fields.repeated or not is_authority(host):
         raise BadRequest(400, "more than one Host, or an invalid one")
-    return Request(method.decode("ascii"), target, version, fields)
+    return fields
 
 
 def parse_fields(block: bytes, *, max_fields: int) -> Fields:

@@ -5,7 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from aioserve.protocol.conditional import (
@@ -17,7 +17,7 @@ from aioserve.protocol.conditional import (
     keeps_range,
 )
 from aioserve.protocol.http1 import REASONS
-from aioserve.protocol.message import Request
+from aioserve.protocol.message import Fields, Request
 from aioserve.protocol.negotiation import prefers_html
 from aioserve.protocol.ranges import (
     Span,
@@ -41,10 +41,22 @@ class Handle(Protocol):
 
     @property
     def data(self) -> bytes | None:
-        """The whole content when it is in memory already."""
+        """The whole content when it is in memory already; what follows is for the other case."""
 
     def read(self, offset: int, size_bytes: int) -> Awaitable[bytes]:
         """At most `size_bytes` from `offset`; fewer only where the file ends. Raises OSError."""
+
+    def is_in_memory(self, start: int, stop: int) -> bool:
+        """Whether the bytes `[start, stop)` can be had without waiting for a disk, as far as one can tell."""
+
+    def call_at_once(self, function: Callable[[int], int]) -> int:
+        """What `function` gives for the file's descriptor; it must not wait for a disk."""
+
+    def call(self, function: Callable[[int], int]) -> Awaitable[int]:
+        """The same, called where it may wait. Raises OSError."""
+
+    def share(self) -> Handle:
+        """Another handle of the same file, which has to be closed as well."""
 
     def close(self) -> None:
         """Releases the file; a second call does nothing."""
@@ -132,6 +144,32 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
 
     body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
     return Plan(200, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *described), body)
+
+
+# What decides between a whole file and "you have it".
+_CONDITIONS = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since")
+
+# What makes an answer for the moment: a part of a file, under a condition that looks at the clock.
+_MOMENTARY = frozenset({"range", "if-range"})
+
+
+def find_conditions(fields: Fields) -> str | None:
+    """What of `fields` decides how `plan_file` answers, beside the file: one text for all that ask the same.
+
+    None when the same words may get another answer at another time, or when there are ranges.
+    """
+    values = fields.values
+    if not _MOMENTARY.isdisjoint(values):
+        return None
+    lines = ""
+    for name in _CONDITIONS:
+        if name in values:
+            # Of the forms of a date, the one with two digits for the year is read by the clock. It alone has
+            # hyphens.
+            if name.endswith("-since") and "-" in values[name]:
+                return None
+            lines += f"{name}: {values[name]}\n"
+    return lines
 
 
 def _plan_spans(

@@ -1,0 +1,146 @@
+"""What is kept of the site's files between requests: contents and open descriptors, bounded.
+
+Whether what is kept still is what the disk has, is decided by `files` at each use: here is only what was
+found when, how much of it there may be, and what has to go first. A Cache belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from aioserve.protocol.plan import Variant
+
+# Device, inode, size, and the times of the last change of content and of anything, in nanoseconds. Every
+# change of a file changes one of them, once the clock of its file system has gone on.
+Version = tuple[int, int, int, int, int]
+
+# Of a kept file beside its content: its names, its version, and some heads of answers.
+_OVERHEAD_BYTES = 2048
+
+# A few large files are asked for again and again, or many once. Descriptors are scarce, opening is cheap.
+_MAX_DESCRIPTORS = 32
+
+# Seconds until an open descriptor that nobody asks for is closed: the space of a deleted file is free then.
+_DESCRIPTOR_IDLE_S = 10.0
+
+# Different answers to one file that are remembered: whole, to a client that has it already, head only.
+_MAX_ANSWERS = 16
+
+
+class Ready(NamedTuple):
+    """An answer as it was sent before: its head up to the value of Date and from there on, and its body."""
+
+    status: int
+    start: bytes
+    rest: bytes
+    body: bytes
+
+
+class Kept:
+    """A file as it was at `version`; `variant` holds its content, or an open descriptor of its own.
+
+    `place` is what the name was looked up in. `answers` holds what was answered from it before, by what was
+    asked; it ends with the file.
+    """
+
+    __slots__ = ("answers", "place", "segments", "used_s", "variant", "version")
+
+    def __init__(
+        self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant, used_s: float
+    ) -> None:
+        self.segments = segments
+        self.place = place
+        self.version = version
+        self.variant = variant
+        self.used_s = used_s
+        self.answers: dict[Hashable, Ready] = {}
+
+    def remember(self, key: Hashable, answer: Ready) -> None:
+        if len(self.answers) >= _MAX_ANSWERS:
+            self.answers.clear()
+        self.answers[key] = answer
+
+
+class Cache:
+    """Keeps contents of `size_bytes` in all, what goes with them included, and some descriptors.
+
+    What was used least recently goes first. With a size of 0 nothing is kept.
+    """
+
+    def __init__(self, size_bytes: int, clock: Callable[[], float]) -> None:
+        self._size_bytes = size_bytes
+        self._clock = clock
+        self._held_bytes = 0
+        self._contents: OrderedDict[tuple[bytes, ...], Kept] = OrderedDict()
+        self._descriptors: OrderedDict[tuple[bytes, ...], Kept] = OrderedDict()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._size_bytes > 0
+
+    def find(self, segments: tuple[bytes, ...]) -> Kept | None:
+        """What is kept under that name. It may be old: the caller looks."""
+        kept = self._contents.get(segments)
+        if kept is not None:
+            self._contents.move_to_end(segments)
+            return kept
+        kept = self._descriptors.get(segments)
+        if kept is not None:
+            self._descriptors.move_to_end(segments)
+            kept.used_s = self._clock()
+        return kept
+
+    def keep(
+        self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant
+    ) -> Kept | None:
+        """Keeps the file under its name, in place of what was kept there; None when there is no room for it.
+
+        The handle of `variant` is closed when the file is let go.
+        """
+        is_content = variant.handle.data is not None
+        if not self.keeps or (is_content and variant.size_bytes + _OVERHEAD_BYTES > self._size_bytes):
+            variant.handle.close()
+            return None
+        self.forget(segments)
+        kept: Kept = Kept(segments, place, version, variant, self._clock())
+        if is_content:
+            self._contents[segments] = kept
+            self._held_bytes += variant.size_bytes + _OVERHEAD_BYTES
+            while self._held_bytes > self._size_bytes:
+                self.forget(next(iter(self._contents)))
+        else:
+            self._descriptors[segments] = kept
+            if len(self._descriptors) > _MAX_DESCRIPTORS:
+                self.forget(next(iter(self._descriptors)))
+        return kept
+
+    def forget(self, segments: tuple[bytes, ...]) -> None:
+        """Lets go what is kept under that name, if anything is."""
+        kept = self._contents.pop(segments, None)
+        if kept is not None:
+            self._held_bytes -= kept.variant.size_bytes + _OVERHEAD_BYTES
+        else:
+            kept = self._descriptors.pop(segments, None)
+        if kept is not None:
+            kept.answers.clear()
+            kept.variant.handle.close()
+
+    def close_idle(self) -> None:
+        """Lets go the descriptors that nobody has asked for in a while."""
+        limit_s = self._clock() - _DESCRIPTOR_IDLE_S
+        while self._descriptors and (oldest := next(iter(self._descriptors.values()))).used_s < limit_s:
+            self.forget(oldest.segments)
+
+    def close_descriptors(self) -> None:
+        """Lets all descriptors go: somebody has more need of them."""
+        while self._descriptors:
+            self.forget(next(iter(self._descriptors)))
+
+    def clear(self) -> None:
+        """Lets everything go."""
+        self.close_descriptors()
+        while self._contents:
+            self.forget(next(iter(self._contents)))

@@ -1,0 +1,189 @@
+"""How the bytes of an opened file are reached: at once when the kernel has them in memory, else in a thread.
+
+An OpenFile is the `plan.Handle` of a file that `files` has found. What is sent of it, and where, is decided by
+others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from threading import Lock
+from typing import TypeVar
+
+from aioserve.content.disk import Busy, Disk
+
+T = TypeVar("T")
+
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+# What tmpfs and ramfs call themselves (Linux, statfs): a file there is in memory wherever one looks.
+_MEMORY_FILE_SYSTEMS = (0x01021994, 0x858458F6)
+
+
+class Descriptor:
+    """An open file that is closed when the last of its users has dropped it; the maker is the first one.
+
+    Closed under a running read, the number could already name another file when the kernel looks at it.
+    """
+
+    __slots__ = ("_lock", "_number", "_users")
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._lock = Lock()
+        self._users = 1
+
+    def take(self) -> int:
+        """The number of the descriptor, for one more user. Raises ValueError when it is closed."""
+        with self._lock:
+            if not self._users:
+                raise ValueError("the file is closed")
+            self._users += 1
+            return self._number
+
+    def drop(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                os.close(self._number)
+
+
+class OpenFile:
+    """A `plan.Handle`: a file's content, in memory or behind a descriptor of which it is a user."""
+
+    __slots__ = ("_descriptor", "_disk", "_key", "_seeking", "data")
+
+    def __init__(
+        self, disk: Disk, key: tuple[int, int], *, data: bytes | None = None, descriptor: int | None = None
+    ) -> None:
+        self.data = data
+        self._disk = disk
+        self._key = key
+        self._descriptor = None if descriptor is None else Descriptor(descriptor)
+        # Without pread, the position belongs to the descriptor: one reader at a time.
+        self._seeking: AbstractContextManager[object] = nullcontext() if _has_pread() else Lock()
+
+    def share(self) -> OpenFile:
+        """Another handle of the same file, which has to be closed as well."""
+        twin = OpenFile(self._disk, self._key, data=self.data)
+        if self._descriptor is not None:
+            self._descriptor.take()
+            twin._descriptor = self._descriptor
+            twin._seeking = self._seeking
+        return twin
+
+    def close(self) -> None:
+        """Releases the file, after a read that still runs in a thread; a second call does nothing."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            descriptor.drop()
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """At most `size_bytes` from `offset`; fewer only where the file ends.
+
+        Raises OSError when the disk fails or is closed, ValueError when the file is closed.
+        """
+        if self.data is not None:
+            return self.data[offset : offset + size_bytes]
+        return await self.call(partial(self._read, offset, size_bytes))
+
+    async def call(self, function: Callable[[int], T]) -> T:
+        """What `function` gives for the descriptor, called in a thread. Raises as `read` does."""
+        try:
+            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=None)
+        except Busy as busy:
+            raise OSError(errno.ESHUTDOWN, "The disk is closed") from busy
+
+    def call_at_once(self, function: Callable[[int], T]) -> T:
+        """What `function` gives for the descriptor, here and now; it must not wait for a disk."""
+        return self._call_in_thread(function)
+
+    def is_in_memory(self, start: int, stop: int) -> bool:
+        """Whether the kernel has the bytes `[start, stop)` in its memory, as far as the two ends tell."""
+        return self._call_in_thread(
+            lambda descriptor: has_in_memory(descriptor, start) and has_in_memory(descriptor, stop - 1)
+        )
+
+    def _call_in_thread(self, function: Callable[[int], T]) -> T:
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise ValueError("the file is closed")
+        number = descriptor.take()
+        try:
+            return function(number)
+        finally:
+            descriptor.drop()
+
+    def _read(self, offset: int, size_bytes: int, descriptor: int) -> bytes:
+        with self._seeking:
+            return read_at(descriptor, offset, size_bytes)
+
+
+def _has_pread() -> bool:
+    return hasattr(os, "pread")
+
+
+def read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    """Up to `size_bytes` from `offset`; fewer only where the file ends. It may wait for a disk."""
+    data = _read_once(descriptor, offset, size_bytes)
+    while len(data) < size_bytes:
+        more = _read_once(descriptor, offset + len(data), size_bytes - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read_once(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    if _has_pread():
+        return os.pread(descriptor, size_bytes, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size_bytes)
+
+
+def read_in_memory(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    """The same without waiting for a disk. Raises BlockingIOError when it would have to."""
+    if not _NOWAIT:
+        raise BlockingIOError
+    if not size_bytes:
+        return b""
+    buffer = bytearray(size_bytes)
+    try:
+        read_bytes = os.preadv(descriptor, (buffer,), offset, _NOWAIT)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP and _is_on_memory_file_system(descriptor):
+            return read_at(descriptor, offset, size_bytes)
+        raise BlockingIOError from None
+    # Less than what was asked for means a part that is not in memory, or the end of the file: a thread can
+    # tell the two apart.
+    if read_bytes < size_bytes:
+        raise BlockingIOError
+    return bytes(buffer)
+
+
+def has_in_memory(descriptor: int, offset: int) -> bool:
+    """Whether the kernel has the byte at `offset` in its memory; false also where there is none."""
+    try:
+        return len(read_in_memory(descriptor, offset, 1)) == 1
+    except BlockingIOError:
+        return False
+
+
+def _is_on_memory_file_system(descriptor: int) -> bool:
+    # The older of these file systems do not know RWF_NOWAIT, and neither do some of the network: there, a read
+    # may take long.
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    # struct statfs begins with its type, a word of the machine; 256 bytes hold all of it on each.
+    status = ctypes.create_string_buffer(256)
+    if ctypes.PyDLL(None).fstatfs(descriptor, status):
+        return False
+    word = ctypes.sizeof(ctypes.c_long)
+    return int.from_bytes(status.raw[:word], sys.byteorder) in _MEMORY_FILE_SYSTEMS
