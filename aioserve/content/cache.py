@@ -7,7 +7,7 @@ found when, how much of it there may be, and what has to go first. A Cache belon
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aioserve.protocol.plan import Variant
@@ -26,23 +26,27 @@ _MAX_DESCRIPTORS = 32
 _DESCRIPTOR_IDLE_S = 10.0
 
 # Different answers to one file that are remembered: whole, to a client that has it already, head only.
-_MAX_ANSWERS = 16
+_MAX_ANSWERS = 8
 
 
 class Ready(NamedTuple):
-    """An answer as it was sent before: its head up to the value of Date and from there on, and its body."""
+    """An answer as it was sent before: its head up to the value of Date and from there on, and its body.
 
-    status: int
+    `size_bytes` is what all of it has, the Date included.
+    """
+
     start: bytes
     rest: bytes
     body: bytes
+    size_bytes: int
+    status: int
 
 
 class Kept:
     """A file as it was at `version`; `variant` holds its content, or an open descriptor of its own.
 
-    `place` is what the name was looked up in. `answers` holds what was answered from it before, by what was
-    asked; it ends with the file.
+    `place` is what the name was looked up in. `answers` holds what was answered from it before, by method and
+    conditions (`plan.find_conditions`); they end with the file.
     """
 
     __slots__ = ("answers", "place", "segments", "used_s", "variant", "version")
@@ -55,12 +59,15 @@ class Kept:
         self.version = version
         self.variant = variant
         self.used_s = used_s
-        self.answers: dict[Hashable, Ready] = {}
+        self.answers: dict[str, dict[str, Ready]] = {"GET": {}, "HEAD": {}}
 
-    def remember(self, key: Hashable, answer: Ready) -> None:
-        if len(self.answers) >= _MAX_ANSWERS:
-            self.answers.clear()
-        self.answers[key] = answer
+    def remember(self, method: str, conditions: str, answer: Ready) -> dict[str, Ready]:
+        """Gives the dictionary that has the answer from here on, until the file is let go."""
+        answers = self.answers[method]
+        if len(answers) >= _MAX_ANSWERS:
+            answers.clear()
+        answers[conditions] = answer
+        return answers
 
 
 class Cache:
@@ -125,7 +132,8 @@ class Cache:
         else:
             kept = self._descriptors.pop(segments, None)
         if kept is not None:
-            kept.answers.clear()
+            for answers in kept.answers.values():
+                answers.clear()
             kept.variant.handle.close()
 
     def close_idle(self) -> None:

@@ -129,8 +129,8 @@ class Files:
         self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
         self._cache = Cache(cache_bytes, clock)
-        # What was looked at in this turn of the event loop.
-        self._looked_at: set[Kept] = set()
+        self.looked_at: set[Kept] = set()
+        """What `is_current` has looked at in this turn of the event loop, and found unchanged."""
         # Files that are being loaded; those who want the same wait here.
         self._loading: dict[tuple[bytes, ...], asyncio.Future[None]] = {}
         self.shares_looks = True
@@ -192,10 +192,31 @@ class Files:
                 del self._loading[segments]
             mine.set_result(None)
 
-    def find_kept(self, segments: tuple[bytes, ...]) -> Kept | None:
-        """The file of that name, if it is kept and a look at it, now, shows that it has not changed."""
-        kept = self._cache.find(segments)
-        return kept if kept is not None and self._is_current(kept) else None
+    def is_current(self, kept: Kept) -> bool:
+        """Whether a look at the name of `kept`, in this turn of the event loop, finds it as it was.
+
+        Never waits; where that would be needed it says no. The look meets no link on its way, so what is kept
+        is inside the root for every policy.
+        """
+        if kept in self.looked_at:
+            return True
+        try:
+            with self._lock:
+                root = self._ensure_root()
+                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.segments))
+        except BlockingIOError:
+            return False
+        except OSError:
+            is_current = False
+        if not is_current:
+            self._cache.forget(kept.segments)
+            return False
+        self._cache.find(kept.segments)
+        if self.shares_looks:
+            if not self.looked_at:
+                asyncio.get_running_loop().call_soon(self.looked_at.clear)
+            self.looked_at.add(kept)
+        return True
 
     def close_idle(self) -> None:
         """Closes what is open for nobody; called once a second."""
@@ -225,7 +246,7 @@ class Files:
             if candidate.segments == absent:
                 continue
             kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
-            if kept is not None and self._is_current(kept):
+            if kept is not None and self.is_current(kept):
                 return Found(candidate, _share(kept.variant), kept)
             try:
                 # The lock holds the root, and nobody waits under it.
@@ -253,29 +274,6 @@ class Files:
             return Found(candidate, None) if root.has_folder_at_once(candidate.segments) else None
         descriptor = root.open_file_at_once(candidate.segments)
         return self._take_file(descriptor, candidate, root, read_in_memory)
-
-    def _is_current(self, kept: Kept) -> bool:
-        """Whether a look at the name of `kept`, in this turn of the event loop, finds it as it was.
-
-        The look meets no link on its way, so what is kept is inside the root for every policy.
-        """
-        if kept in self._looked_at:
-            return True
-        try:
-            with self._lock:
-                root = self._ensure_root()
-                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.segments))
-        except BlockingIOError:
-            return False
-        except OSError:
-            is_current = False
-        if not is_current:
-            self._cache.forget(kept.segments)
-        elif self.shares_looks:
-            if not self._looked_at:
-                asyncio.get_running_loop().call_soon(self._looked_at.clear)
-            self._looked_at.add(kept)
-        return is_current
 
     def _keep(self, found: Found | None) -> Found | None:
         """Keeps a file that was found, unless it is too new or not to be reached without links."""

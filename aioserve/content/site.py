@@ -28,7 +28,7 @@ class Site:
     """The files of one root as answers. `index` holds the names that stand for their folder, best first."""
 
     def __init__(self, files: Files, *, index: Sequence[str]) -> None:
-        self._files = files
+        self.files = files
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
 
     def respond(self, request: Request, now_s: int) -> Response:
@@ -39,16 +39,9 @@ class Site:
         """
         return Response(self, request, now_s)
 
-    def find_kept(self, segments: tuple[bytes, ...]) -> Kept | None:
-        """The file of that name, if it is in memory and has not changed; `Response.kept` says which name it is.
-
-        Never waits.
-        """
-        return self._files.find_kept(segments)
-
     def _candidates(self, target: Target) -> list[Candidate]:
         """What could answer `target`, in the order in which it is looked for."""
-        only_name = self._files.only_name
+        only_name = self.files.only_name
         if only_name is not None:
             is_named = target.segments == (only_name,) and not target.is_folder
             return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
@@ -95,7 +88,7 @@ class Response:
             return _plan_other_method(request)
         try:
             candidates = self._site._candidates(target)
-            found = await self._site._files.find(candidates)
+            found = await self._site.files.find(candidates)
         except Refused as refused:
             return plan_error(request, refused.status)
         self._found = found

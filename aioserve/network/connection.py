@@ -65,18 +65,18 @@ class ConnectionLimits(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A request line that was answered from a file which is kept in memory."""
+    """A request line that was answered from a file which is kept in memory; `answers` are what it can get."""
 
-    method: str
-    segments: tuple[bytes, ...]
+    kept: Kept
+    answers: dict[str, Ready]
     text: str
 
 
 class Asked(NamedTuple):
     """A block of field lines that was read before. `conditions` is None when it takes no shortcut."""
 
-    fields: Fields
     conditions: str | None
+    fields: Fields
 
 
 class Shortcuts:
@@ -88,7 +88,8 @@ class Shortcuts:
     """
 
     def __init__(self, site: Site, limits: ConnectionLimits) -> None:
-        self._site = site
+        self._files = site.files
+        self._looked_at = site.files.looked_at
         self._max_fields = limits.fields
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, limits.head_bytes)
         self._lines: dict[bytes, Known] = {}
@@ -96,46 +97,45 @@ class Shortcuts:
 
     def find(self, head: bytes) -> tuple[Ready, Known, Asked] | None:
         """The answer to `head`, when it is one whole head and its answer is known and still right."""
-        end = head.find(b"\r\n") + 2
+        end = head.find(b"\r\n")
         known = self._lines.get(head[:end])
-        if known is None or len(head) > self._max_head_bytes:
+        if known is None:
             return None
-        block = head[end:]
-        asked = self._blocks.get(block) or self._read_block(block)
-        if asked is None or asked.conditions is None:
+        asked = self._blocks.get(head[end:]) or self._read_block(head, end)
+        if asked is None:
             return None
-        kept = self._site.find_kept(known.segments)
-        if kept is None:
+        kept, answers, _ = known
+        ready = answers.get(asked[0])  # type: ignore[arg-type]  # of None, no answer is known
+        if ready is None or not (kept in self._looked_at or self._files.is_current(kept)):
             return None
-        ready = kept.answers.get(known.method + asked.conditions)
-        return None if ready is None else (ready, known, asked)
+        return ready, known, asked
 
     def remember(self, head: bytes, request: Request, kept: Kept, ready: Ready) -> None:
         """Remembers the answer that `head` got from `kept`, on a connection that goes on."""
-        end = head.find(b"\r\n") + 2
-        asked = None if len(head) > self._max_head_bytes else self._read_block(head[end:])
-        if asked is None or asked.conditions is None or end == 2 or request.version != (1, 1):
+        end = head.find(b"\r\n")
+        asked = self._read_block(head, end)
+        if asked is None or asked.conditions is None or not end or request.version != (1, 1):
             return
+        answers = kept.remember(request.method, asked.conditions, ready)
         if len(self._lines) >= _MAX_KNOWN_LINES:
             del self._lines[next(iter(self._lines))]
-        self._lines[head[:end]] = Known(request.method, kept.segments, _format_request_line(request))
-        kept.remember(request.method + asked.conditions, ready)
+        self._lines[head[:end]] = Known(kept, answers, _format_request_line(request))
 
-    def _read_block(self, block: bytes) -> Asked | None:
-        """Reads the field lines of a request in HTTP/1.1 and the empty line after them; None when they are
-        not just that."""
-        if not block.endswith(b"\r\n"):
+    def _read_block(self, head: bytes, end: int) -> Asked | None:
+        """Reads what follows the request line of `head`, which ends at `end`; None when that are not the
+        fields of one request in HTTP/1.1 and nothing else."""
+        if len(head) > self._max_head_bytes or not head.endswith(b"\r\n\r\n"):
             return None
         try:
-            fields = parse_request_fields(block[:-2], (1, 1), max_fields=self._max_fields)
+            fields = parse_request_fields(head[end + 2 : -2], (1, 1), max_fields=self._max_fields)
         except BadRequest:
             return None
         is_plain = _OF_THE_CONNECTION.isdisjoint(fields.values)
         is_kept_alive = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
-        asked = Asked(fields, find_conditions(fields) if is_plain and is_kept_alive else None)
+        asked = Asked(find_conditions(fields) if is_plain and is_kept_alive else None, fields)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
             del self._blocks[next(iter(self._blocks))]
-        self._blocks[block] = asked
+        self._blocks[head[end:]] = asked
         return asked
 
 
@@ -162,6 +162,7 @@ class Connection:
         self._shortcuts = shortcuts
         self._clock = clock
         self._limits = limits
+        self._keepalive_timeout_s = limits.keepalive_timeout_s
         self._client = client
         self._server_field = server_field
         self._observe = observe
@@ -256,12 +257,11 @@ class Connection:
         found = self._shortcuts.find(head)
         if found is None:
             return False
-        (status, start, rest, body), known, asked = found
-        stream, now = self._stream, self._loop.time()
-        begun = time.perf_counter()
-        stream.write(b"".join((start, self._clock.date_bytes, rest)), body)
+        (start, rest, body, size_bytes, status), known, asked = found
+        now = self._loop.time()
+        self._stream.write_at_once((start, self._clock.date_bytes, rest, body), size_bytes)
         self._idle_since = now
-        stream.deadline = now + self._limits.keepalive_timeout_s
+        self._stream.deadline = now + self._keepalive_timeout_s
         if self._observe is not None:
             self._observe(
                 Exchange(
@@ -270,7 +270,7 @@ class Connection:
                     request_line=known.text,
                     status=status,
                     sent_bytes=len(body),
-                    duration_s=time.perf_counter() - begun,
+                    duration_s=self._loop.time() - now,
                     referer=asked.fields.get("referer"),
                     user_agent=asked.fields.get("user-agent"),
                     is_whole=True,
@@ -359,8 +359,9 @@ class Connection:
             case _:
                 return
         if plan.status in (200, 304):
-            start, date, rest = wire_head.partition(self._clock.date_bytes)
-            self._shortcuts.remember(head, request, kept, Ready(plan.status, start, rest, body))
+            start, _, rest = wire_head.partition(self._clock.date_bytes)
+            ready = Ready(start, rest, body, len(wire_head) + len(body), plan.status)
+            self._shortcuts.remember(head, request, kept, ready)
 
     async def _send(self, request: Request | None, plan: Plan, keep: bool) -> bytes:
         """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the connection

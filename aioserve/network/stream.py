@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 # Answers are never interleaved and a body is written piece by piece: what waits in the transport is at most
@@ -22,9 +22,6 @@ _WRITE_HIGH_WATER_BYTES = 64 * 1024
 
 # What is read before somebody asks for more: at most one read of the transport (256 KiB) beyond this.
 _READ_HIGH_WATER_BYTES = 64 * 1024
-
-# A body from this size on is not copied behind its head.
-_JOIN_BYTES = 16 * 1024
 
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)
 
@@ -207,30 +204,29 @@ class Stream(asyncio.Protocol):
 
     # Writing.
 
-    def write(self, head: bytes, body: bytes = b"") -> None:
-        """Sends `head` and `body`, or hands over to the transport what the kernel does not take at once."""
+    def write(self, *pieces: bytes) -> None:
+        """Sends `pieces`, one after the other."""
         self._ensure_open()
-        size_bytes = len(head) + len(body)
+        self.write_at_once(pieces, sum(map(len, pieces)))
+
+    def write_at_once(self, pieces: Sequence[bytes], size_bytes: int) -> None:
+        """The same, from where the transport has just called, so it is open; their size is known as well.
+
+        What the kernel does not take now is handed over to the transport, which also tells of a client that
+        has left.
+        """
         self.written_bytes += size_bytes
         sent_bytes = 0
         if self._descriptor >= 0 and not self._transport.get_write_buffer_size():
             try:
-                if len(body) < _JOIN_BYTES:
-                    head, body = head + body, b""
-                    sent_bytes = os.write(self._descriptor, head)
-                else:
-                    sent_bytes = os.writev(self._descriptor, (head, body))
+                sent_bytes = os.writev(self._descriptor, pieces)
             except BlockingIOError:
                 pass
             except OSError:
                 self._transport.abort()
-                raise ConnectionResetError("the client has left") from None
+                return
         if sent_bytes < size_bytes:
-            rest = memoryview(head)[sent_bytes:]
-            if rest:
-                self._transport.write(rest)
-            if body:
-                self._transport.write(memoryview(body)[max(0, sent_bytes - len(head)) :])
+            self._transport.write(memoryview(b"".join(pieces))[sent_bytes:])
 
     async def drain(self) -> None:
         """Waits until the client has taken enough that more may be written."""
