@@ -43,11 +43,15 @@ class Found(NamedTuple):
 
 
 class Refused(Exception):
-    """It could not be looked up: `status` is 403 (no permission) or 503 (try again later)."""
+    """It could not be looked up: `status` is 403 (no permission) or 503 (try again later).
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
+    `candidate` is the one at fault, and none before it exists; None when it is no single one.
+    """
+
+    def __init__(self, status: int, candidate: Candidate | None = None) -> None:
+        super().__init__(status, candidate)
         self.status = status
+        self.candidate = candidate
 
 
 # What an error of the operating system means to a client. None: nothing of that name can be served, as if it
@@ -164,7 +168,7 @@ class Files:
                 except OSError as error:
                     status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
                     if status is not None:
-                        raise Refused(status) from error
+                        raise Refused(status, candidate) from error
                 else:
                     if found is not None:
                         return found
