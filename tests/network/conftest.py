@@ -49,3 +49,9 @@ Serving = Callable[..., Server]
 def serving(site_root: Path) -> Serving:
     """Makes servers of `site_root`, on a free port and with the options that are given."""
     return lambda **options: Server(site_root, 0, **options)
+
+
+@pytest.fixture
+def serve(serving: Serving) -> Serving:
+    """The same, but stopping waits for every connection: one that is never ended makes the test fail."""
+    return lambda **options: serving(grace_s=1000, **options)
