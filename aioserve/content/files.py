@@ -16,11 +16,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
-from aioserve.protocol.plan import Variant
+
+if TYPE_CHECKING:
+    from aioserve.protocol.plan import Variant
 
 
 class Kind(Enum):
@@ -188,6 +190,9 @@ class Files:
         version and half of another. A file that does not keep still is left open, and the sender counts what
         it gets.
         """
+        # Here, not at the top: a server can open its root, and listen, without it.
+        from aioserve.protocol.plan import Variant
+
         is_kept = False
         try:
             now = os.fstat(descriptor)
