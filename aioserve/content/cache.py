@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from aioserve.protocol.plan import Variant
+if TYPE_CHECKING:
+    from aioserve.protocol.plan import Variant
 
 # Device, inode, size, and the times of the last change of content and of anything, in nanoseconds. Every
 # change of a file changes one of them, once the clock of its file system has gone on.

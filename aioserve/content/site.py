@@ -90,7 +90,9 @@ class Response:
             candidates = self._site._candidates(target)
             found = await self._site.files.find(candidates)
         except Refused as refused:
-            return plan_error(request, refused.status)
+            # A page that cannot be shown changes nothing about what was not found before it.
+            is_page = refused.candidate is _NOT_FOUND_PAGE
+            return plan_error(request, 404 if is_page else refused.status)
         self._found = found
         try:
             plan = self._site._plan(request, target, found, self._now_s)

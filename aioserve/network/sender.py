@@ -23,6 +23,10 @@ _PIECE_BYTES = 256 * 1024
 _WINDOW_BYTES = 512 * 1024
 
 
+class UnreadBody(Exception):
+    """Nothing of the file could be read: nothing has been sent, and another answer is still possible."""
+
+
 class TornBody(Exception):
     """The file ended before its announced length: the answer cannot be completed, nor taken back."""
 
@@ -30,8 +34,8 @@ class TornBody(Exception):
 async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
     """Sends `head` and what `body` stands for.
 
-    Raises OSError when the first piece cannot be read: nothing is sent then. Raises TornBody when a later one
-    cannot, ConnectionError when the client has left.
+    Raises UnreadBody when the first piece cannot be read, TornBody when a later one cannot, ConnectionError
+    when the client has left.
     """
     match body:
         case Empty():
@@ -51,9 +55,7 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
 async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
     first = next(part for part in parts if isinstance(part, Slice))
     if first.handle.data is None:
-        # As long as nothing is sent, a disk that fails is an answer of its own.
-        if not first.handle.is_in_memory(first.start, first.start + 1):
-            await first.handle.read(first.start, 1)
+        await _ensure_readable(first)
         direct = stream.open_direct()
         if direct is not None:
             try:
@@ -62,6 +64,18 @@ async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice
                 stream.close_direct()
             return
     await _send_through(stream, head, parts)
+
+
+async def _ensure_readable(part: Slice) -> None:
+    """Waits for the first byte: as long as nothing is sent, a disk that fails is an answer of its own."""
+    if part.handle.is_in_memory(part.start, part.start + 1):
+        return
+    try:
+        first = await part.handle.read(part.start, 1)
+    except OSError as error:
+        raise UnreadBody(f"errno {error.errno}") from error
+    if not first:
+        raise UnreadBody("it has become shorter")
 
 
 async def _send_directly(direct: DirectSocket, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
@@ -112,21 +126,15 @@ def _send_from_disk(direct: DirectSocket, start: int, end: int, stop: int, descr
 
 async def _send_through(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
     """Sends in pieces of bounded size, the head together with the first one."""
-    is_begun = False
     for part in parts:
         match part:
             case Bytes(data):
                 head += data
             case Slice(handle, start, stop):
                 while start < stop:
-                    try:
-                        piece = await _read_piece(handle, start, stop)
-                    except OSError as error:
-                        if is_begun:
-                            raise TornBody from error
-                        raise
+                    piece = await _read_piece(handle, start, stop)
                     stream.write(head, piece)
-                    head, is_begun = b"", True
+                    head = b""
                     start += len(piece)
                     await stream.drain()
             case _:
@@ -139,7 +147,10 @@ async def _send_through(stream: Stream, head: bytes, parts: Sequence[Bytes | Sli
 async def _read_piece(handle: Handle, start: int, stop: int) -> bytes:
     if handle.data is not None:
         return handle.data[start:stop]
-    piece = await handle.read(start, min(_PIECE_BYTES, stop - start))
+    try:
+        piece = await handle.read(start, min(_PIECE_BYTES, stop - start))
+    except OSError as error:
+        raise TornBody from error
     if not piece:
         raise TornBody
     return piece
