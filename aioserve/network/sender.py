@@ -88,7 +88,7 @@ async def _send_directly(direct: DirectSocket, head: bytes, parts: Sequence[Byte
             case Slice(handle, start, stop):
                 try:
                     await _send_slice(direct, handle, start, stop)
-                except ConnectionError:
+                except ConnectionResetError:
                     raise
                 except OSError as error:
                     raise TornBody from error

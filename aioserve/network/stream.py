@@ -67,6 +67,7 @@ class Stream(asyncio.Protocol):
         self._is_reading = False
         self._is_reading_paused = False
         self._is_writing_paused = False
+        self._is_clear = False
         self._has_ended = False
         self._answer: Callable[[bytes], bool] | None = None
         self._direct: DirectSocket | None = None
@@ -207,17 +208,18 @@ class Stream(asyncio.Protocol):
     def write(self, *pieces: bytes) -> None:
         """Sends `pieces`, one after the other."""
         self._ensure_open()
-        self.write_at_once(pieces, sum(map(len, pieces)))
+        size_bytes = sum(map(len, pieces))
+        self.written_bytes += size_bytes
+        self.write_at_once(pieces, size_bytes)
 
     def write_at_once(self, pieces: Sequence[bytes], size_bytes: int) -> None:
-        """The same, from where the transport has just called, so it is open; their size is known as well.
+        """The same, from where the transport has just called, so it is open; nothing is counted.
 
         What the kernel does not take now is handed over to the transport, which also tells of a client that
         has left.
         """
-        self.written_bytes += size_bytes
         sent_bytes = 0
-        if self._descriptor >= 0 and not self._transport.get_write_buffer_size():
+        if self._is_clear or self._has_become_clear():
             try:
                 sent_bytes = os.writev(self._descriptor, pieces)
             except BlockingIOError:
@@ -225,8 +227,14 @@ class Stream(asyncio.Protocol):
             except OSError:
                 self._transport.abort()
                 return
-        if sent_bytes < size_bytes:
+        if sent_bytes != size_bytes:
+            self._is_clear = False
             self._transport.write(memoryview(b"".join(pieces))[sent_bytes:])
+
+    def _has_become_clear(self) -> bool:
+        """Whether what is written now may go past the transport: nothing waits there."""
+        self._is_clear = self._descriptor >= 0 and not self._transport.get_write_buffer_size()
+        return self._is_clear
 
     async def drain(self) -> None:
         """Waits until the client has taken enough that more may be written."""
@@ -244,7 +252,7 @@ class Stream(asyncio.Protocol):
         Nothing is written otherwise until it is closed.
         """
         self._ensure_open()
-        if self._descriptor < 0 or not hasattr(os, "sendfile") or self._transport.get_write_buffer_size():
+        if not hasattr(os, "sendfile") or not self._has_become_clear():
             return None
         try:
             self._direct = DirectSocket(self, self._descriptor)

@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from aioserve.content.site import Site
-from aioserve.protocol.message import Request
+from aioserve.content.site import Response
 from aioserve.protocol.plan import Plan
 from tests.content.conftest import open_descriptors
 from tests.failures.traffic import format_request
@@ -34,15 +32,14 @@ def take_away(path: Path) -> None:
 
 def before_sending(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Calls `act` for each answer when it has been decided and its file is open, but nothing is sent yet."""
-    original = Site.respond
+    original = Response.__aenter__
 
-    @asynccontextmanager
-    async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
-        async with original(site, request, now_s) as plan:
-            act()
-            yield plan
+    async def enter(response: Response) -> Plan:
+        plan = await original(response)
+        act()
+        return plan
 
-    monkeypatch.setattr(Site, "respond", respond)
+    monkeypatch.setattr(Response, "__aenter__", enter)
 
 
 async def begin_transfer(client: RawClient, target: str, *fields: str) -> int:

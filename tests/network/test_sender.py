@@ -327,6 +327,9 @@ class TestFilesThatCannotBeRead:
             async def read(self, offset: int, size_bytes: int) -> bytes:
                 raise ConnectionAbortedError("Software caused connection abort")
 
+            def is_in_memory(self, start: int, stop: int) -> bool:
+                return False
+
             def close(self) -> None:
                 pass
 
