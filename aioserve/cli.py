@@ -11,7 +11,6 @@ ended it at once.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import gc
 import os
@@ -225,7 +224,7 @@ async def _start(root: str, settings: Settings, log: AccessLog | None) -> Server
         except OSError as error:
             if error.errno != errno.EADDRINUSE or config.port == last_port:
                 raise
-            config = dataclasses.replace(config, port=config.port + 1)
+            config = config.replace(port=config.port + 1)
             continue
         if config is not settings.config and not settings.console.quiet:
             busy = settings.config.port
