@@ -289,11 +289,6 @@ def _open_browser(url: str) -> None:
 
 def _explain(error: OSError, config: Config) -> str:
     """One line for a server that cannot listen: what is in the way, and what to do."""
-    import socket
-
-    hosts = ", ".join(config.host)
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {hosts}: {error.strerror}"
     match error.errno:
         case errno.EADDRINUSE:
             owner = _name_owner(config.port)
@@ -304,7 +299,7 @@ def _explain(error: OSError, config: Config) -> str:
                 "or give the process the capability CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:
-            return f"cannot listen on {hosts}: this machine has no such address"
+            return f"cannot listen on {', '.join(config.host)}: this machine has no such address"
     return error.strerror or str(error)
 
 
