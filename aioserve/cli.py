@@ -11,7 +11,6 @@ ended it at once.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import gc
 import os
@@ -225,7 +224,7 @@ async def _start(root: str, settings: Settings, log: AccessLog | None) -> Server
         except OSError as error:
             if error.errno != errno.EADDRINUSE or config.port == last_port:
                 raise
-            config = dataclasses.replace(config, port=config.port + 1)
+            config = config.replace(port=config.port + 1)
             continue
         if config is not settings.config and not settings.console.quiet:
             busy = settings.config.port
@@ -290,11 +289,6 @@ def _open_browser(url: str) -> None:
 
 def _explain(error: OSError, config: Config) -> str:
     """One line for a server that cannot listen: what is in the way, and what to do."""
-    import socket
-
-    hosts = ", ".join(config.host)
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {hosts}: {error.strerror}"
     match error.errno:
         case errno.EADDRINUSE:
             owner = _name_owner(config.port)
@@ -305,7 +299,7 @@ def _explain(error: OSError, config: Config) -> str:
                 "or give the process the capability CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:
-            return f"cannot listen on {hosts}: this machine has no such address"
+            return f"cannot listen on {', '.join(config.host)}: this machine has no such address"
     return error.strerror or str(error)
 
 

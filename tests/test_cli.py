@@ -277,6 +277,8 @@ class TestImports:
         loaded = set(done.stdout.split())
         assert "aioserve.network.server" in loaded
         assert loaded.isdisjoint({"aiofiles", "aioserve.content.site", "aioserve.network.connection"})
+        # Whose classes take long to make.
+        assert "dataclasses" not in loaded
         assert {name for name in loaded if name.startswith("aioserve.protocol.")} == {
             "aioserve.protocol.conditional"  # for the Date
         }

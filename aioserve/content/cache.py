@@ -50,7 +50,7 @@ class Kept:
     conditions (`plan.find_conditions`); they end with the file.
     """
 
-    __slots__ = ("answers", "place", "segments", "used_s", "variant", "version")
+    __slots__ = ("_has_ended", "answers", "place", "segments", "used_s", "variant", "version")
 
     def __init__(
         self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant, used_s: float
@@ -60,15 +60,23 @@ class Kept:
         self.version = version
         self.variant = variant
         self.used_s = used_s
+        self._has_ended = False
         self.answers: dict[str, dict[str, Ready]] = {"GET": {}, "HEAD": {}}
 
-    def remember(self, method: str, conditions: str, answer: Ready) -> dict[str, Ready]:
-        """Gives the dictionary that has the answer from here on, until the file is let go."""
+    def remember(self, method: str, conditions: str, answer: Ready) -> None:
+        """Remembers an answer, unless the file has been let go meanwhile."""
         answers = self.answers[method]
         if len(answers) >= _MAX_ANSWERS:
             answers.clear()
-        answers[conditions] = answer
-        return answers
+        if not self._has_ended:
+            answers[conditions] = answer
+
+    def end(self) -> None:
+        """Lets go the file and all that was answered from it, whoever still holds this."""
+        self._has_ended = True
+        for answers in self.answers.values():
+            answers.clear()
+        self.variant.handle.close()
 
 
 class Cache:
@@ -101,29 +109,21 @@ class Cache:
             kept.used_s = self._clock()
         return kept
 
-    def keep(
-        self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant
-    ) -> Kept | None:
-        """Keeps the file under its name, in place of what was kept there; None when there is no room for it.
-
-        The handle of `variant` is closed when the file is let go.
-        """
-        is_content = variant.handle.data is not None
-        if not self.keeps or (is_content and variant.size_bytes + _OVERHEAD_BYTES > self._size_bytes):
-            variant.handle.close()
-            return None
+    def keep(self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant) -> None:
+        """Keeps the file under its name, if there is room for it, in place of an older one."""
+        kept = self.find(segments)
+        if kept is not None and kept.version == version and kept.place is place:
+            return
         self.forget(segments)
-        kept: Kept = Kept(segments, place, version, variant, self._clock())
-        if is_content:
-            self._contents[segments] = kept
+        if variant.handle.data is None:
+            self._descriptors[segments] = Kept(segments, place, version, share(variant), self._clock())
+            if len(self._descriptors) > _MAX_DESCRIPTORS:
+                self.forget(next(iter(self._descriptors)))
+        elif variant.size_bytes + _OVERHEAD_BYTES <= self._size_bytes:
+            self._contents[segments] = Kept(segments, place, version, share(variant), self._clock())
             self._held_bytes += variant.size_bytes + _OVERHEAD_BYTES
             while self._held_bytes > self._size_bytes:
                 self.forget(next(iter(self._contents)))
-        else:
-            self._descriptors[segments] = kept
-            if len(self._descriptors) > _MAX_DESCRIPTORS:
-                self.forget(next(iter(self._descriptors)))
-        return kept
 
     def forget(self, segments: tuple[bytes, ...]) -> None:
         """Lets go what is kept under that name, if anything is."""
@@ -133,9 +133,7 @@ class Cache:
         else:
             kept = self._descriptors.pop(segments, None)
         if kept is not None:
-            for answers in kept.answers.values():
-                answers.clear()
-            kept.variant.handle.close()
+            kept.end()
 
     def close_idle(self) -> None:
         """Lets go the descriptors that nobody has asked for in a while."""
@@ -153,3 +151,8 @@ class Cache:
         self.close_descriptors()
         while self._contents:
             self.forget(next(iter(self._contents)))
+
+
+def share(variant: Variant) -> Variant:
+    """The same with a handle of its own, which has to be closed as well."""
+    return variant._replace(handle=variant.handle.share())

@@ -20,7 +20,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioserve.content.cache import Cache, Kept, Version
+from aioserve.content.cache import Cache, Kept, Version, share
 from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
@@ -44,12 +44,11 @@ class Candidate(NamedTuple):
 class Found(NamedTuple):
     """The candidate that exists. `variant` is None for a folder; whoever got it closes its handle.
 
-    `kept` is where it is kept, None when it is not. The rest is what `Files` keeps it by.
+    `version` and `place` are what `Files` keeps it by; without them it is not kept again.
     """
 
     candidate: Candidate
     variant: Variant | None
-    kept: Kept | None = None
     version: Version | None = None
     place: object = None
 
@@ -185,7 +184,9 @@ class Files:
                 queue_s=self._disk.queue_s,
                 discard=_close_found,
             )
-            return self._keep(found)
+            if found is not None:
+                self._keep(found)
+            return found
         except Busy as busy:
             raise Refused(503) from busy
         except Refused as refused:
@@ -197,6 +198,13 @@ class Files:
             if self._loading.get(segments) is mine:
                 del self._loading[segments]
             mine.set_result(None)
+
+    def find_kept(self, candidate: Candidate) -> Kept | None:
+        """What is kept of that name, if it is current."""
+        if candidate.kind is not Kind.FILE or not self._may_exist(candidate):
+            return None
+        kept = self._cache.find(candidate.segments)
+        return kept if kept is not None and self.is_current(kept) else None
 
     def is_current(self, kept: Kept) -> bool:
         """Whether a look at the name of `kept`, in this turn of the event loop, finds it as it was.
@@ -253,7 +261,7 @@ class Files:
                 continue
             kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
             if kept is not None and self.is_current(kept):
-                return Found(candidate, _share(kept.variant), kept)
+                return Found(candidate, share(kept.variant))
             try:
                 # The lock holds the root, and nobody waits under it.
                 with self._lock:
@@ -266,7 +274,8 @@ class Files:
                 absent = candidate.segments if error.errno == errno.ENOENT else None
             else:
                 if found is not None:
-                    return self._keep(found)
+                    self._keep(found)
+                    return found
         return None
 
     def _ensure_root(self) -> Root:
@@ -281,25 +290,18 @@ class Files:
         descriptor = root.open_file_at_once(candidate.segments)
         return self._take_file(descriptor, candidate, root, read_in_memory)
 
-    def _keep(self, found: Found | None) -> Found | None:
+    def _keep(self, found: Found) -> None:
         """Keeps a file that was found, unless it is too new or not to be reached without links."""
-        if found is None or found.variant is None or found.version is None or not self._cache.keeps:
-            return found
+        if found.variant is None or found.version is None or not self._cache.keeps:
+            return
         *_, mtime_ns, ctime_ns = found.version
         if max(mtime_ns, ctime_ns) > time.time_ns() - _RACY_NS:
-            return found
+            return
         segments = found.candidate.segments
-        try:
-            with self._lock:
-                root = self._ensure_root()
-                if root is not found.place or _version(root.look_at_once(segments)) != found.version:
-                    return found
-        except OSError:
-            return found
-        kept = self._cache.find(segments)
-        if kept is None or kept.version != found.version or kept.place is not root:
-            kept = self._cache.keep(segments, root, found.version, _share(found.variant))
-        return found._replace(kept=kept)
+        with contextlib.suppress(OSError), self._lock:
+            root = self._ensure_root()
+            if root is found.place and _version(root.look_at_once(segments)) == found.version:
+                self._cache.keep(segments, root, found.version, found.variant)
 
     # In a thread.
 
@@ -359,11 +361,11 @@ class Files:
                 if len(data) == before.st_size and _version(now) == _version(before):
                     handle = OpenFile(self._disk, key, data=data)
                     variant = Variant(None, len(data), now.st_mtime_ns, handle)
-                    return Found(candidate, variant, None, _version(now), root)
+                    return Found(candidate, variant, _version(now), root)
             handle = OpenFile(self._disk, key, descriptor=descriptor)
             is_kept = True
             variant = Variant(None, now.st_size, now.st_mtime_ns, handle)
-            return Found(candidate, variant, None, _version(now), root)
+            return Found(candidate, variant, _version(now), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
@@ -425,10 +427,6 @@ class Files:
 def _close_found(found: Found | None) -> None:
     if found is not None and found.variant is not None:
         found.variant.handle.close()
-
-
-def _share(variant: Variant) -> Variant:
-    return variant._replace(handle=variant.handle.share())
 
 
 def _version(status: os.stat_result) -> Version:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from aioserve.content.cache import Kept
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
@@ -31,13 +31,38 @@ class Site:
         self.files = files
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
 
-    def respond(self, request: Request, now_s: int) -> Response:
-        """Decides the answer when entered, and keeps what it needs open until the block ends.
+    @asynccontextmanager
+    async def respond(self, request: Request, now_s: int) -> AsyncIterator[Plan]:
+        """Decides the answer, and keeps what it needs open until the block ends.
 
-        `now_s` is the time of the answer's Date in Unix seconds. Entering raises BadRequest for a target that
-        names nothing and for a method after which the connection cannot go on.
+        `now_s` is the time of the answer's Date in Unix seconds. Raises BadRequest for a target that names
+        nothing and for a method after which the connection cannot go on.
         """
-        return Response(self, request, now_s)
+        target = parse_target(request.method, request.target)
+        if request.method not in ("GET", "HEAD"):
+            yield _plan_other_method(request)
+            return
+        candidates = self._candidates(target)
+        try:
+            found = await self.files.find(candidates)
+        except Refused as refused:
+            # A page that cannot be shown changes nothing about what was not found before it.
+            is_page = refused.candidate is _NOT_FOUND_PAGE
+            yield plan_error(request, 404 if is_page else refused.status)
+            return
+        try:
+            yield self._plan(request, target, found, now_s)
+        finally:
+            if found is not None and found.variant is not None:
+                found.variant.handle.close()
+
+    def find_kept(self, request: Request) -> Kept | None:
+        """The file in memory that alone decides how GET or HEAD is answered; None when there is none.
+
+        Nothing else is looked for before it, so that for as long as it is kept, the same target means it.
+        """
+        first = next(iter(self._candidates(parse_target(request.method, request.target))), None)
+        return None if first is None or first is _NOT_FOUND_PAGE else self.files.find_kept(first)
 
     def _candidates(self, target: Target) -> list[Candidate]:
         """What could answer `target`, in the order in which it is looked for."""
@@ -63,54 +88,6 @@ class Site:
         # Only a Range can need a boundary; nobody who writes files can foresee it.
         boundary = "" if request.fields.get("range") is None else os.urandom(16).hex()
         return plan_file(request, found.variant, content_type, now_s=now_s, boundary=boundary)
-
-
-class Response:
-    """What `Site.respond` gives: `async with` it for the Plan.
-
-    `kept` is, inside of the block, the file of which the Plan was made, when it is kept in memory and nothing
-    else was looked for before it: an answer to the same request can be made of it for as long as it is kept.
-    """
-
-    __slots__ = ("_found", "_now_s", "_request", "_site", "kept")
-
-    def __init__(self, site: Site, request: Request, now_s: int) -> None:
-        self._site = site
-        self._request = request
-        self._now_s = now_s
-        self._found: Found | None = None
-        self.kept: Kept | None = None
-
-    async def __aenter__(self) -> Plan:
-        request = self._request
-        target = parse_target(request.method, request.target)
-        if request.method not in ("GET", "HEAD"):
-            return _plan_other_method(request)
-        try:
-            candidates = self._site._candidates(target)
-            found = await self._site.files.find(candidates)
-        except Refused as refused:
-            # A page that cannot be shown changes nothing about what was not found before it.
-            is_page = refused.candidate is _NOT_FOUND_PAGE
-            return plan_error(request, 404 if is_page else refused.status)
-        self._found = found
-        try:
-            plan = self._site._plan(request, target, found, self._now_s)
-        except BaseException:
-            self._close()
-            raise
-        if found is not None and found.candidate is candidates[0] is not _NOT_FOUND_PAGE:
-            self.kept = found.kept
-        return plan
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._found is not None and self._found.variant is not None:
-            self._found.variant.handle.close()
 
 
 def _plan_other_method(request: Request) -> Plan:

@@ -47,6 +47,10 @@ _MAX_KNOWN_HEAD_BYTES = 4096
 _MAX_KNOWN_LINES = 16_384
 _MAX_KNOWN_BLOCKS = 1024
 
+# What of an answer's head is another one each second: RFC 9110 §5.6.7, an IMF-fixdate.
+_BEFORE_DATE = b"\r\nDate: "
+_DATE_BYTES = 29
+
 # Fields for which the connection has more to do than to answer.
 _OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "expect"})
 
@@ -88,6 +92,7 @@ class Shortcuts:
     """
 
     def __init__(self, site: Site, limits: ConnectionLimits) -> None:
+        self._site = site
         self._files = site.files
         self._looked_at = site.files.looked_at
         self._max_fields = limits.fields
@@ -110,16 +115,30 @@ class Shortcuts:
             return None
         return ready, known, asked
 
-    def remember(self, head: bytes, request: Request, kept: Kept, ready: Ready) -> None:
-        """Remembers the answer that `head` got from `kept`, on a connection that goes on."""
+    def find_kept(self, request: Request, plan: Plan) -> Kept | None:
+        """The file that `plan` was made of just now, when the same request may be answered from it again."""
+        if plan.status not in (200, 304) or request.version != (1, 1):
+            return None
+        if isinstance(plan.body, Slice) and plan.body.handle.data is None:
+            return None
+        return self._site.find_kept(request)
+
+    def remember(self, head: bytes, request: Request, kept: Kept, plan: Plan, wire_head: bytes) -> None:
+        """Remembers `plan`, made of `kept`, as the answer to `head`; its own head was `wire_head`, on a connection
+        that goes on."""
         end = head.find(b"\r\n")
         asked = self._read_block(head, end)
-        if asked is None or asked.conditions is None or not end or request.version != (1, 1):
+        data = kept.variant.handle.data
+        if data is None or asked is None or asked.conditions is None or not end:
             return
-        answers = kept.remember(request.method, asked.conditions, ready)
         if len(self._lines) >= _MAX_KNOWN_LINES:
             del self._lines[next(iter(self._lines))]
-        self._lines[head[:end]] = Known(kept, answers, _format_request_line(request))
+        self._lines[head[:end]] = Known(kept, kept.answers[request.method], _format_request_line(request))
+        date_at = wire_head.index(_BEFORE_DATE) + len(_BEFORE_DATE)
+        start, rest = wire_head[:date_at], wire_head[date_at + _DATE_BYTES :]
+        body = b"" if isinstance(plan.body, Empty) else data
+        ready = Ready(start, rest, body, len(wire_head) + len(body), plan.status)
+        kept.remember(request.method, asked.conditions, ready)
 
     def _read_block(self, head: bytes, end: int) -> Asked | None:
         """Reads what follows the request line of `head`, which ends at `end`; None when that are not the
@@ -236,6 +255,8 @@ class Connection:
         self._request = None
         if not stream.has_data:
             if self._is_draining:
+                # Only before the first request: there is no last answer that a client could lose.
+                self._stream.end()
                 return None
             self._idle_since = self._loop.time()
             try:
@@ -288,12 +309,13 @@ class Connection:
         request = self._request = parse_head(head, max_fields=self._limits.fields)
         is_body_read = await self._discard_body(request)
         keep = is_body_read and keeps_alive(request)
-        response = self._site.respond(request, self._clock.now_s)
-        async with response as plan:
+        async with self._site.respond(request, self._clock.now_s) as plan:
+            # Before anything is awaited: the plan was made of the file that is kept now.
+            kept = self._shortcuts.find_kept(request, plan) if keep else None
             try:
                 wire_head = await self._send(plan, keep)
-                if response.kept is not None and keep and not self._is_draining:
-                    self._remember(head, request, plan, response.kept, wire_head)
+                if kept is not None and not self._is_draining:
+                    self._shortcuts.remember(head, request, kept, plan, wire_head)
                 return keep
             except UnreadBody as error:
                 _logger.warning("a file could not be read: %s", error)
@@ -342,20 +364,6 @@ class Connection:
                 raise BadRequest(431, "the trailer is too large")
         parse_fields(trailer, max_fields=self._limits.fields)
         return True
-
-    def _remember(self, head: bytes, request: Request, plan: Plan, kept: Kept, wire_head: bytes) -> None:
-        """Remembers an answer that is all in memory and would be given again at any time."""
-        match plan.body:
-            case Empty():
-                body = b""
-            case Slice(handle) if handle.data is not None:
-                body = handle.data
-            case _:
-                return
-        if plan.status in (200, 304):
-            start, _, rest = wire_head.partition(self._clock.date_bytes)
-            ready = Ready(start, rest, body, len(wire_head) + len(body), plan.status)
-            self._shortcuts.remember(head, request, kept, ready)
 
     async def _send(self, plan: Plan, keep: bool) -> bytes:
         """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the connection

@@ -136,6 +136,7 @@ async def _send_through(stream: Stream, head: bytes, parts: Sequence[Bytes | Sli
                     stream.write(head, piece)
                     head = b""
                     start += len(piece)
+                    del piece  # a client that reads slowly should cost one piece, not two
                     await stream.drain()
             case _:
                 assert_never(part)

@@ -15,7 +15,8 @@ import pytest
 from aioserve.content import files as files_module
 from aioserve.content.containment import Root, Symlinks, Way
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files, Found, OpenFile
+from aioserve.content.files import Files, Found
+from aioserve.content.handle import OpenFile
 from tests.content.conftest import (
     Open,
     as_file,

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from aioserve.content.site import Response
+from aioserve.content.site import Site
+from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Plan
 from tests.content.conftest import open_descriptors
 from tests.failures.traffic import format_request
@@ -32,14 +34,15 @@ def take_away(path: Path) -> None:
 
 def before_sending(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Calls `act` for each answer when it has been decided and its file is open, but nothing is sent yet."""
-    original = Response.__aenter__
+    original = Site.respond
 
-    async def enter(response: Response) -> Plan:
-        plan = await original(response)
-        act()
-        return plan
+    @asynccontextmanager
+    async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
+        async with original(site, request, now_s) as plan:
+            act()
+            yield plan
 
-    monkeypatch.setattr(Response, "__aenter__", enter)
+    monkeypatch.setattr(Site, "respond", respond)
 
 
 async def begin_transfer(client: RawClient, target: str, *fields: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,6 +45,18 @@ class OpenText:
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         return self.data[offset : offset + size_bytes]
+
+    def is_in_memory(self, start: int, stop: int) -> bool:
+        return True
+
+    def call_at_once(self, function: Callable[[int], int]) -> int:
+        raise ValueError("no descriptor")
+
+    async def call(self, function: Callable[[int], int]) -> int:
+        raise ValueError("no descriptor")
+
+    def share(self) -> OpenText:
+        return self
 
     def close(self) -> None:
         pass
