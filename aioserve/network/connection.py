@@ -207,7 +207,8 @@ class Connection:
             self._idle_since = self._loop.time()
             await self._stream.close()
         except ConnectionError:
-            pass
+            # Where bytes went past the transport, it does not know yet.
+            self._stream.abort()
         except TornBody:
             # After the head nothing turns into a status: a broken connection is the only honest sign.
             _logger.warning("a file ended before its announced length: the connection is aborted")
