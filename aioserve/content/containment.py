@@ -366,7 +366,7 @@ def load_at_once(symlinks: Symlinks) -> AtOnce | None:
     """None where the kernel cannot promise not to wait (before Linux 5.12)."""
     import ctypes
 
-    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more than it gives.
+    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more.
     syscall = _declare_syscall(ctypes.PyDLL(None, use_errno=True))
 
     def make_opener(flags: int, resolve: int) -> Callable[[int, bytes], int]:

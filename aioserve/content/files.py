@@ -343,9 +343,6 @@ class Files:
         # Here, not at the top: a server can open its root, and listen, without it.
         from aioserve.protocol.plan import Variant
 
-        # Here, not at the top: a server can open its root, and listen, without it.
-        from aioserve.protocol.plan import Variant
-
         is_kept = False
         try:
             now = os.fstat(descriptor)

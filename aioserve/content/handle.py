@@ -1,7 +1,7 @@
 """How the bytes of an opened file are reached: at once when the kernel has them in memory, else in a thread.
 
-An OpenFile is the `plan.Handle` of a file that `files` has found. What is sent of it, and where, is decided by
-others.
+An OpenFile is the `plan.Handle` of a file that `files` has found. What is sent of it, and where to, is
+decided by others.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def has_in_memory(descriptor: int, offset: int) -> bool:
 
 
 def _is_on_memory_file_system(descriptor: int) -> bool:
-    # The older of these file systems do not know RWF_NOWAIT, and neither do some of the network: there, a read
-    # may take long.
+    # The older of these file systems do not know RWF_NOWAIT, and neither do some of the network: there, a
+    # read may take long.
     if sys.platform != "linux":
         return False
     import ctypes

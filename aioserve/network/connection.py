@@ -1,7 +1,7 @@
 """One client on HTTP/1.1: read a head, respond, send, again; or close. One coroutine each.
 
-A request like one that was answered before does not wake the coroutine: the same answer is sent from where its
-bytes arrive, when the file is in memory and unchanged (`Shortcuts`).
+A request like one that was answered before does not wake the coroutine: the same answer is sent from where
+its bytes arrive, when the file is in memory and unchanged (`Shortcuts`).
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Asked(NamedTuple):
 class Shortcuts:
     """What the connections of one server remember of requests, to answer them again without a detour.
 
-    What a request line names and what a field block says depends on their bytes alone, so each is looked up by
-    its own: many files asked for by many browsers are as well known as one. The answer itself lies with the
-    file in the cache and ends with it.
+    What a request line names and what a field block says depends on their bytes alone, so each is looked up
+    by its own: many files asked for by many browsers are as well known as one. The answer itself lies with
+    the file in the cache and ends with it.
     """
 
     def __init__(self, site: Site, limits: ConnectionLimits) -> None:
@@ -124,8 +124,8 @@ class Shortcuts:
         return self._site.find_kept(request)
 
     def remember(self, head: bytes, request: Request, kept: Kept, plan: Plan, wire_head: bytes) -> None:
-        """Remembers `plan`, made of `kept`, as the answer to `head`; its own head was `wire_head`, on a connection
-        that goes on."""
+        """Remembers `plan`, made of `kept`, as the answer to `head` on a connection that goes on; `wire_head` is
+        the head that was sent for it."""
         end = head.find(b"\r\n")
         asked = self._read_block(head, end)
         data = kept.variant.handle.data
@@ -367,8 +367,8 @@ class Connection:
         return True
 
     async def _send(self, plan: Plan, keep: bool) -> bytes:
-        """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the connection
-        may stay open after it."""
+        """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the
+        connection may stay open after it."""
         request = self._request
         head = format_head(plan.status, self._format_wire_fields(keep and not self._is_draining), plan.fields)
         before, is_whole = self._stream.written_bytes, False

@@ -15,8 +15,8 @@ from typing import assert_never
 from aioserve.network.stream import DirectSocket, Stream
 from aioserve.protocol.plan import Body, Bytes, Empty, Handle, Parts, Slice
 
-# What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at this
-# size it is small beside the copying.
+# What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at
+# this size it is small beside the copying.
 _PIECE_BYTES = 256 * 1024
 
 # What one call to the kernel moves at the most, so that a fast client leaves the loop to others.

@@ -1,8 +1,8 @@
 """The byte stream of one connection: read until, write, drain, close; bounded in memory and in time.
 
 An asyncio.Protocol, put on a transport that `asyncio.start_server` accepted. What the bytes mean is
-`connection`'s question; the deadlines are numbers here, compared by `sweep` once a second. While nothing waits
-in the transport, bytes go past it: to the kernel directly, or from a file without passing through here.
+`connection`'s question; the deadlines are numbers here, compared by `sweep` once a second. While nothing
+waits in the transport, bytes go past it: to the kernel directly, or from a file without passing through here.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Stream(asyncio.Protocol):
     async def wait_for_data(self, answer: Callable[[bytes], bool] | None = None) -> None:
         """Returns when more bytes have arrived.
 
-        With nothing buffered, `answer` gets them first, at once; those for which it returns True are done with.
+        With nothing buffered, `answer` gets them first, at once; what it returns True for is done with.
         """
         self._ensure_open()
         if self._has_ended:
