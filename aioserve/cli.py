@@ -143,6 +143,8 @@ def _find_root_problem(root: str) -> str | None:
     """Why `root` cannot be served; None when it can."""
     shown = _make_printable(root)
     try:
+        if not os.path.isabs(root):
+            os.getcwd()  # a folder that has been removed can still be worked in
         mode = os.stat(root).st_mode
     except (OSError, ValueError) as error:
         return f"cannot serve {shown}: {getattr(error, 'strerror', None) or error}"

@@ -70,8 +70,10 @@ class Listener:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host and the port that the socket is bound to."""
-        host, port, *_ = self._socket.getsockname()
+        """The host, with the zone of a link-local one, and the port that the socket is bound to."""
+        host, port, *more = self._socket.getsockname()
+        if more and more[1]:
+            host = f"{host}%{socket.if_indextoname(more[1])}"
         return host, port
 
     async def start(self) -> None:

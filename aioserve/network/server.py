@@ -353,6 +353,9 @@ async def serve(
 # An address of the machine: family, host, and what an IPv6 address has besides.
 _Address = tuple[int, str, tuple[int, ...]]
 
+# All addresses of a family.
+_EVERYTHING = ("0.0.0.0", "::")
+
 
 async def open_sockets(hosts: Sequence[str], port: int, backlog: int) -> list[socket.socket]:
     """A listening socket for each address of `hosts`, all on one port; for 0 on one that is free.
@@ -360,7 +363,7 @@ async def open_sockets(hosts: Sequence[str], port: int, backlog: int) -> list[so
     Where a name has several addresses, those that the machine lacks are left out (::1 of localhost, without
     IPv6). Raises OSError that names the host.
     """
-    addresses = {host: await _resolve(host) for host in hosts}
+    addresses = _leave_out_covered({host: await _resolve(host) for host in hosts})
     for _ in range(0 if port else _FREE_PORTS_TRIED):
         # A port that is free at one address may be in use at another.
         try:
@@ -373,14 +376,30 @@ async def open_sockets(hosts: Sequence[str], port: int, backlog: int) -> list[so
 
 async def _resolve(host: str) -> list[_Address]:
     loop = asyncio.get_running_loop()
+    kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
     try:
-        found = await loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            # For what is no name nobody has to be asked; and uvloop loses the zone of a link-local address.
+            found = socket.getaddrinfo(host, 0, type=kind, flags=flags | socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, 0, type=kind, flags=flags)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise type(error)(error.errno, f"cannot listen on {host}: {reason}") from None
     except UnicodeError:  # no query can hold it
         raise socket.gaierror(socket.EAI_NONAME, f"cannot listen on {host}: not a name of a host") from None
     return [(family, str(address[0]), tuple(address[2:])) for family, _, _, _, address in found]
+
+
+def _leave_out_covered(addresses: Mapping[str, list[_Address]]) -> dict[str, list[_Address]]:
+    """Without single addresses of a family all of whose addresses are listened on: they are among these."""
+    everything = {address for found in addresses.values() for address in found if address[1] in _EVERYTHING}
+    families = {family for family, *_ in everything}
+    kept = {
+        host: [address for address in found if address[0] not in families or address in everything]
+        for host, found in addresses.items()
+    }
+    return {host: found for host, found in kept.items() if found}
 
 
 def _open_sockets(addresses: Mapping[str, list[_Address]], port: int, backlog: int) -> list[socket.socket]:
@@ -430,6 +449,8 @@ def _open_socket(host: str, address: _Address, port: int, backlog: int) -> socke
 def format_url(host: str, port: int) -> str:
     """The URL at which a client on this machine reaches a server that is bound to `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    # RFC 6874: the zone of a link-local address begins with an encoded percent sign.
+    host = host.replace("%", "%25")
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 

@@ -188,6 +188,32 @@ class TestAddress:
             await expect_service(server.port, "127.0.0.1")
             await expect_service(server.port, "::1")
 
+    @pytest.mark.parametrize("hosts", [["0.0.0.0", "127.0.0.1"], ["127.0.0.1", "localhost", "0.0.0.0"]])
+    async def test_an_address_beside_all_of_its_family_is_one_of_them(
+        self, hosts: list[str], serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resolve_as(monkeypatch, ["127.0.0.1"])
+        async with serving(host=hosts) as server:
+            assert server.addresses == (("0.0.0.0", server.port),)
+            await expect_service(server.port)
+
+    async def test_two_hosts_with_one_address_are_one(
+        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resolve_as(monkeypatch, ["127.0.0.1"])
+        async with serving(host=["127.0.0.1", "localhost"]) as server:
+            assert server.addresses == (("127.0.0.1", server.port),)
+            await expect_service(server.port)
+
+    async def test_a_link_local_address_is_served_in_its_zone(self, serving: Serving) -> None:
+        host = find_link_local_address()
+        if host is None:
+            pytest.skip("no interface has a link-local address here")
+        async with serving(host=host) as server:
+            assert server.addresses == ((host, server.port),)
+            assert server.url == f"http://[{host.replace('%', '%25')}]:{server.port}/"
+            await expect_service(server.port, host)
+
     async def test_a_name_that_leads_to_one_address_in_two_ways_is_served(
         self, serving: Serving, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -217,6 +243,16 @@ class TestAddress:
     )
     def test_a_url_is_one_that_a_client_on_this_machine_can_use(self, host: str, url: str) -> None:
         assert format_url(host, 80) == url
+
+
+def find_link_local_address() -> str | None:
+    """One with its zone, as in fe80::1%eth0; None where the machine has or tells none."""
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/net/if_inet6").read_text().splitlines():
+            address, *_, interface = row.split()
+            if address.startswith("fe80"):
+                return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))}%{interface}"
+    return None
 
 
 def resolve_as(monkeypatch: pytest.MonkeyPatch, hosts: list[str]) -> None:
