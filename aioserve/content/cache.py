@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from aioserve.protocol.plan import Variant
+from aioserve.protocol.variant import Variant
 
 # Device, inode, size, and the times of the last change of content and of anything, in nanoseconds. Every
 # change of a file changes one of them, once the clock of its file system has gone on.
@@ -46,11 +45,11 @@ class Ready(NamedTuple):
 class Kept:
     """A file as it was at `version`; `variant` holds its content, or an open descriptor of its own.
 
-    `place` is what the name was looked up in. `answers` holds what was answered from it before, by method and
-    conditions (`plan.find_conditions`); they end with the file.
+    `place` is what the name was looked up in; `is_held` is True while the cache has it. `answers` holds what
+    was answered from it before, by method and conditions (`plan.find_conditions`); they end with the file.
     """
 
-    __slots__ = ("_has_ended", "answers", "place", "segments", "used_s", "variant", "version")
+    __slots__ = ("answers", "is_held", "place", "segments", "used_s", "variant", "version")
 
     def __init__(
         self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant, used_s: float
@@ -60,20 +59,18 @@ class Kept:
         self.version = version
         self.variant = variant
         self.used_s = used_s
-        self._has_ended = False
+        self.is_held = True
         self.answers: dict[str, dict[str, Ready]] = {"GET": {}, "HEAD": {}}
 
     def remember(self, method: str, conditions: str, answer: Ready) -> None:
-        """Remembers an answer, unless the file has been let go meanwhile."""
         answers = self.answers[method]
         if len(answers) >= _MAX_ANSWERS:
             answers.clear()
-        if not self._has_ended:
-            answers[conditions] = answer
+        answers[conditions] = answer
 
     def end(self) -> None:
         """Lets go the file and all that was answered from it, whoever still holds this."""
-        self._has_ended = True
+        self.is_held = False
         for answers in self.answers.values():
             answers.clear()
         self.variant.handle.close()

@@ -18,15 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from aioserve.content.cache import Cache, Kept, Version, share
 from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
-
-if TYPE_CHECKING:
-    from aioserve.protocol.plan import Variant
+from aioserve.protocol.variant import Variant
 
 
 class Kind(Enum):
@@ -213,6 +211,8 @@ class Files:
         Never waits; where that would be needed it says no. The look meets no link on its way, so what is kept
         is inside the root for every policy.
         """
+        if not kept.is_held:
+            return False
         if kept in self.looked_at:
             return True
         try:
@@ -248,9 +248,13 @@ class Files:
         segments = candidate.segments
         if self.only_name is not None:
             return segments == (self.only_name,) and candidate.kind is Kind.FILE
+        if self._shows_hidden:
+            return True
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
-        after_public = 1 if segments[:1] == (b".well-known",) else 0
-        return self._shows_hidden or not any(name.startswith(b".") for name in segments[after_public:])
+        for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
+            if name.startswith(b"."):
+                return False
+        return True
 
     # On the event loop, without waiting.
 
@@ -341,9 +345,6 @@ class Files:
         version and half of another. A file that does not keep still is left open, and the sender counts what
         it gets.
         """
-        # Here, not at the top: a server can open its root, and listen, without it.
-        from aioserve.protocol.plan import Variant
-
         is_kept = False
         try:
             now = os.fstat(descriptor)

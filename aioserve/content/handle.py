@@ -1,6 +1,6 @@
 """How the bytes of an opened file are reached: at once when the kernel has them in memory, else in a thread.
 
-An OpenFile is the `plan.Handle` of a file that `files` has found. What is sent of it, and where to, is
+An OpenFile is the `variant.Handle` of a file that `files` has found. What is sent of it, and where to, is
 decided by others.
 """
 
@@ -54,7 +54,7 @@ class Descriptor:
 
 
 class OpenFile:
-    """A `plan.Handle`: a file's content, in memory or behind a descriptor of which it is a user."""
+    """A `variant.Handle`: a file's content, in memory or behind a descriptor of which it is a user."""
 
     __slots__ = ("_descriptor", "_disk", "_key", "_seeking", "data")
 
@@ -95,21 +95,27 @@ class OpenFile:
     async def call(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, called in a thread. Raises as `read` does."""
         try:
-            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=None)
+            return await self._disk.run(self._key, partial(self._call, function), queue_s=None)
         except Busy as busy:
             raise OSError(errno.ESHUTDOWN, "The disk is closed") from busy
 
     def call_at_once(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, here and now; it must not wait for a disk."""
-        return self._call_in_thread(function)
+        return self._call(function)
+
+    def read_at_once(self, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, without waiting. Raises BlockingIOError when that needs a disk."""
+        if self.data is not None:
+            return self.data[start:stop]
+        return self._call(lambda descriptor: read_in_memory(descriptor, start, stop - start))
 
     def is_in_memory(self, start: int, stop: int) -> bool:
         """Whether the kernel has the bytes `[start, stop)` in its memory, as far as the two ends tell."""
-        return self._call_in_thread(
+        return self._call(
             lambda descriptor: has_in_memory(descriptor, start) and has_in_memory(descriptor, stop - 1)
         )
 
-    def _call_in_thread(self, function: Callable[[int], T]) -> T:
+    def _call(self, function: Callable[[int], T]) -> T:
         descriptor = self._descriptor
         if descriptor is None:
             raise ValueError("the file is closed")

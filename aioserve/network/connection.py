@@ -34,7 +34,7 @@ from aioserve.protocol.http1 import (
     parse_request_fields,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Empty, Field, Plan, Slice, find_conditions, plan_error
+from aioserve.protocol.plan import Bytes, Empty, Field, Plan, Slice, find_conditions, plan_error
 
 _logger = logging.getLogger("aioserve")
 
@@ -47,9 +47,11 @@ _MAX_KNOWN_HEAD_BYTES = 4096
 _MAX_KNOWN_LINES = 16_384
 _MAX_KNOWN_BLOCKS = 1024
 
-# What of an answer's head is another one each second: RFC 9110 §5.6.7, an IMF-fixdate.
+# What stands in an answer's head before the one value that is another one each second.
 _BEFORE_DATE = b"\r\nDate: "
-_DATE_BYTES = 29
+
+# A part of a file that is not kept itself goes through here up to this size; sendfile has more to prepare.
+_MAX_AT_ONCE_BYTES = 128 * 1024
 
 # Fields for which the connection has more to do than to answer.
 _OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "expect"})
@@ -69,15 +71,18 @@ class ConnectionLimits(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A request line that was answered from a file which is kept in memory; `answers` are what it can get."""
+    """A request line that a kept file was the answer to; `answers` are those that it can get again."""
 
     kept: Kept
     answers: dict[str, Ready]
-    text: str
+    request: Request
 
 
 class Asked(NamedTuple):
-    """A block of field lines that was read before. `conditions` is None when it takes no shortcut."""
+    """A block of field lines that asks for an answer and nothing else of the connection.
+
+    `conditions` are those of `plan.find_conditions`.
+    """
 
     conditions: str | None
     fields: Fields
@@ -91,71 +96,87 @@ class Shortcuts:
     the file in the cache and ends with it.
     """
 
-    def __init__(self, site: Site, limits: ConnectionLimits) -> None:
+    def __init__(
+        self, site: Site, clock: Clock, limits: ConnectionLimits, server_field: tuple[Field, ...]
+    ) -> None:
         self._site = site
         self._files = site.files
         self._looked_at = site.files.looked_at
+        self._clock = clock
+        self._server_field = server_field
         self._max_fields = limits.fields
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, limits.head_bytes)
         self._lines: dict[bytes, Known] = {}
-        self._blocks: dict[bytes, Asked] = {}
+        self._blocks: dict[bytes, Asked | None] = {}
 
     def find(self, head: bytes) -> tuple[Ready, Known, Asked] | None:
-        """The answer to `head`, when it is one whole head and its answer is known and still right."""
+        """The answer to `head`, when it is one whole head and asks for a file that is kept and unchanged."""
         end = head.find(b"\r\n")
         known = self._lines.get(head[:end])
         if known is None:
             return None
-        asked = self._blocks.get(head[end:]) or self._read_block(head, end)
-        if asked is None:
-            return None
+        block = head[end:]
+        asked = self._blocks[block] if block in self._blocks else self._read_block(block, len(head))
         kept, answers, _ = known
-        ready = answers.get(asked[0])  # type: ignore[arg-type]  # of None, no answer is known
-        if ready is None or not (kept in self._looked_at or self._files.is_current(kept)):
+        if asked is None or not (kept in self._looked_at or self._files.is_current(kept)):
             return None
-        return ready, known, asked
+        ready = answers.get(asked[0]) or self._prepare(known, asked)  # type: ignore[arg-type]  # None has none
+        return None if ready is None else (ready, known, asked)
 
-    def find_kept(self, request: Request, plan: Plan) -> Kept | None:
-        """The file that `plan` was made of just now, when the same request may be answered from it again."""
-        if plan.status not in (200, 304) or request.version != (1, 1):
-            return None
-        if isinstance(plan.body, Slice) and plan.body.handle.data is None:
-            return None
-        return self._site.find_kept(request)
-
-    def remember(self, head: bytes, request: Request, kept: Kept, plan: Plan, wire_head: bytes) -> None:
-        """Remembers `plan`, made of `kept`, as the answer to `head` on a connection that goes on; `wire_head` is
-        the head that was sent for it."""
+    def remember(self, head: bytes, request: Request) -> None:
+        """Remembers what the request line of `head` means, if a file that is kept is the answer."""
         end = head.find(b"\r\n")
-        asked = self._read_block(head, end)
-        data = kept.variant.handle.data
-        if data is None or asked is None or asked.conditions is None or not end:
+        if request.version != (1, 1) or not 0 < end < self._max_head_bytes:
+            return
+        kept = self._site.find_kept(request)
+        if kept is None:
             return
         if len(self._lines) >= _MAX_KNOWN_LINES:
             del self._lines[next(iter(self._lines))]
-        self._lines[head[:end]] = Known(kept, kept.answers[request.method], _format_request_line(request))
-        date_at = wire_head.index(_BEFORE_DATE) + len(_BEFORE_DATE)
-        start, rest = wire_head[:date_at], wire_head[date_at + _DATE_BYTES :]
-        body = b"" if isinstance(plan.body, Empty) else data
-        ready = Ready(start, rest, body, len(wire_head) + len(body), plan.status)
-        kept.remember(request.method, asked.conditions, ready)
+        self._lines[head[:end]] = Known(kept, kept.answers[request.method], request)
 
-    def _read_block(self, head: bytes, end: int) -> Asked | None:
-        """Reads what follows the request line of `head`, which ends at `end`; None when that are not the
-        fields of one request in HTTP/1.1 and nothing else."""
-        if len(head) > self._max_head_bytes or not head.endswith(b"\r\n\r\n"):
+    def _read_block(self, block: bytes, head_bytes: int) -> Asked | None:
+        """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1, of
+        a client that stays, and without a body."""
+        if head_bytes > self._max_head_bytes or not block.endswith(b"\r\n\r\n"):
             return None
-        try:
-            fields = parse_request_fields(head[end + 2 : -2], (1, 1), max_fields=self._max_fields)
-        except BadRequest:
-            return None
-        is_plain = _OF_THE_CONNECTION.isdisjoint(fields.values)
-        is_kept_alive = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
-        asked = Asked(find_conditions(fields) if is_plain and is_kept_alive else None, fields)
+        asked = None
+        with contextlib.suppress(BadRequest):
+            fields = parse_request_fields(block[2:-2], (1, 1), max_fields=self._max_fields)
+            stays = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
+            if stays and _OF_THE_CONNECTION.isdisjoint(fields.values):
+                asked = Asked(find_conditions(fields), fields)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
             del self._blocks[next(iter(self._blocks))]
-        self._blocks[head[end:]] = asked
+        self._blocks[block] = asked
         return asked
+
+    def _prepare(self, known: Known, asked: Asked) -> Ready | None:
+        """Makes the answer as the long way does, if the bytes that it needs are in memory and few."""
+        kept, _, request = known
+        data = kept.variant.handle.data
+        if data is None and asked.conditions == "" and request.method == "GET":
+            return None
+        plan = self._site.plan_kept(request._replace(fields=asked.fields), kept, self._clock.now_s)
+        match plan.body:
+            case Empty():
+                body = b""
+            case Bytes(body):
+                pass
+            case Slice(handle, start, stop) if data is not None or stop - start <= _MAX_AT_ONCE_BYTES:
+                try:
+                    body = handle.read_at_once(start, stop)
+                except BlockingIOError:
+                    return None
+            case _:
+                return None
+        head = format_head(plan.status, (("Date", self._clock.date), *self._server_field), plan.fields)
+        date_at = head.index(_BEFORE_DATE) + len(_BEFORE_DATE)
+        date_end = date_at + len(self._clock.date_bytes)
+        ready = Ready(head[:date_at], head[date_end:], body, len(head) + len(body), plan.status)
+        if data is not None and asked.conditions is not None and plan.status in (200, 304):
+            kept.remember(request.method, asked.conditions, ready)
+        return ready
 
 
 class Connection:
@@ -291,7 +312,7 @@ class Connection:
                 Exchange(
                     client=self._client,
                     at_s=at_s,
-                    request_line=known.text,
+                    request_line=_format_request_line(known.request),
                     status=status,
                     sent_bytes=len(body),
                     duration_s=time.time() - at_s,
@@ -311,12 +332,10 @@ class Connection:
         is_body_read = await self._discard_body(request)
         keep = is_body_read and keeps_alive(request)
         async with self._site.respond(request, self._clock.now_s) as plan:
-            # Before anything is awaited: the plan was made of the file that is kept now.
-            kept = self._shortcuts.find_kept(request, plan) if keep else None
             try:
-                wire_head = await self._send(plan, keep)
-                if kept is not None and not self._is_draining:
-                    self._shortcuts.remember(head, request, kept, plan, wire_head)
+                await self._send(plan, keep)
+                if plan.status in (200, 206, 304):
+                    self._shortcuts.remember(head, request)
                 return keep
             except UnreadBody as error:
                 _logger.warning("a file could not be read: %s", error)
@@ -366,9 +385,8 @@ class Connection:
         parse_fields(trailer, max_fields=self._limits.fields)
         return True
 
-    async def _send(self, plan: Plan, keep: bool) -> bytes:
-        """Sends `plan` and tells the observer; gives the head that was sent. `keep` says whether the
-        connection may stay open after it."""
+    async def _send(self, plan: Plan, keep: bool) -> None:
+        """Sends `plan` and tells the observer. `keep` says whether the connection may stay open after it."""
         request = self._request
         head = format_head(plan.status, self._format_wire_fields(keep and not self._is_draining), plan.fields)
         before, is_whole = self._stream.written_bytes, False
@@ -391,7 +409,6 @@ class Connection:
                         is_whole=is_whole,
                     )
                 )
-        return head
 
     def _format_wire_fields(self, keep: bool) -> tuple[Field, ...]:
         fields = (("Date", self._clock.date), *self._server_field)

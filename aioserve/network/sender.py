@@ -13,7 +13,8 @@ from functools import partial
 from typing import assert_never
 
 from aioserve.network.stream import DirectSocket, Stream
-from aioserve.protocol.plan import Body, Bytes, Empty, Handle, Parts, Slice
+from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
+from aioserve.protocol.variant import Handle
 
 # What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at
 # this size it is small beside the copying.

@@ -212,7 +212,7 @@ class Server:
             self._connect = functools.partial(
                 Connection,
                 site=site,
-                shortcuts=Shortcuts(site, limits),
+                shortcuts=Shortcuts(site, self._clock, limits, self._server_field),
                 clock=self._clock,
                 limits=limits,
                 server_field=self._server_field,

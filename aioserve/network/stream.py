@@ -150,9 +150,10 @@ class Stream(asyncio.Protocol):
 
         With nothing buffered, `answer` gets them first, at once; what it returns True for is done with.
         """
-        self._ensure_open()
+        # In this order: a transport of TLS closes by itself when the client has ended.
         if self._has_ended:
             raise EOFError
+        self._ensure_open()
         if self._is_reading_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()

@@ -18,7 +18,8 @@ from aioserve.content.files import Files
 from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Body, Bytes, Empty, Handle, Parts, Plan, Slice
+from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Plan, Slice
+from aioserve.protocol.variant import Handle
 from tests.content.conftest import Open, is_open, no_descriptor_left, without_privileges
 
 NOW_S = 1_700_000_000

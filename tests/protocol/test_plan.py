@@ -20,13 +20,13 @@ from aioserve.protocol.plan import (
     Parts,
     Plan,
     Slice,
-    Variant,
     plan_error,
     plan_error_page,
     plan_file,
     plan_options,
     plan_redirect,
 )
+from aioserve.protocol.variant import Variant
 
 NOW_S = 1_700_000_000
 MTIME_S = NOW_S - 1000
