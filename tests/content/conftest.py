@@ -53,6 +53,26 @@ def is_open(path: Path) -> bool:
     return str(path) in open_descriptors().values()
 
 
+def count_open(folder: Path) -> int:
+    """How many descriptors there are of files in that folder."""
+    return sum(name.startswith(f"{folder}/") for name in open_descriptors().values())
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture
 async def disk() -> AsyncIterator[Disk]:
     """A disk; the test fails when it leaves a descriptor open."""

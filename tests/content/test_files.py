@@ -16,8 +16,8 @@ from aioserve.content import files as files_module
 from aioserve.content.containment import Root, Symlinks, Way
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files, Found
-from aioserve.content.handle import OpenFile
 from tests.content.conftest import (
+    Clock,
     Open,
     as_file,
     as_folder,
@@ -310,79 +310,6 @@ class TestFilesThatChange:
                 found.variant.handle.close()
 
 
-async def _open_large(root: Path, files: Files) -> OpenFile:
-    (root / "large").write_bytes(bytes(range(256)) * 1000)
-    found = await files.find([as_file("large")])
-    assert found is not None
-    assert found.variant is not None
-    assert isinstance(found.variant.handle, OpenFile)
-    return found.variant.handle
-
-
-class TestOpenFile:
-    async def test_closing_twice_is_closing_once(self, root: Path, open_files: Open) -> None:
-        handle = await _open_large(root, open_files(root))
-        assert is_open(root / "large")
-        handle.close()
-        assert not is_open(root / "large")
-        reused = os.open(root, os.O_RDONLY)
-        handle.close()
-        os.fstat(reused)
-        os.close(reused)
-
-    async def test_a_closed_file_is_not_read(self, root: Path, open_files: Open) -> None:
-        handle = await _open_large(root, open_files(root))
-        handle.close()
-        with pytest.raises(ValueError, match="closed"):
-            await handle.read(0, 1)
-
-    async def test_closed_during_a_read_the_descriptor_lives_until_the_read_ends(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch, open_files: Open
-    ) -> None:
-        begun, may_go = threading.Event(), threading.Event()
-        pread = os.pread
-
-        def slow(descriptor: int, size_bytes: int, offset: int) -> bytes:
-            begun.set()
-            may_go.wait()
-            return pread(descriptor, size_bytes, offset)
-
-        handle = await _open_large(root, open_files(root))
-        monkeypatch.setattr(os, "pread", slow)
-        reading = asyncio.ensure_future(handle.read(1, 3))
-        await asyncio.to_thread(begun.wait)
-        handle.close()
-        assert is_open(root / "large")
-        may_go.set()
-        assert await reading == b"\1\2\3"
-        assert not is_open(root / "large")
-
-    async def test_readers_of_one_file_do_not_mix_where_the_position_is_shared(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch, open_files: Open
-    ) -> None:
-        monkeypatch.delattr(os, "pread")
-        handle = await _open_large(root, open_files(root))
-        pieces = await asyncio.gather(*(handle.read(offset, 1) for offset in range(500)))
-        assert b"".join(pieces) == bytes(offset % 256 for offset in range(500))
-        handle.close()
-
-    async def test_a_disk_that_fails_raises_oserror(self, root: Path, disk: Disk) -> None:
-        handle = OpenFile(disk, (0, 0), descriptor=os.open(root, os.O_RDONLY))
-        with pytest.raises(IsADirectoryError):
-            await handle.read(0, 1)
-        handle.close()
-
-    async def test_a_disk_that_is_closed_raises_oserror(self, root: Path) -> None:
-        disk = Disk()
-        files = Files(root, disk=disk)
-        handle = await _open_large(root, files)
-        disk.close()
-        with pytest.raises(OSError, match="closed"):
-            await handle.read(0, 1)
-        handle.close()
-        files.close()
-
-
 _DEPLOY = """
 import os, sys
 base = sys.argv[1]
@@ -408,21 +335,6 @@ def releases(tmp_path: Path) -> Path:
 def _switch(base: Path, release: str) -> None:
     (base / "new").symlink_to(release)
     (base / "new").rename(base / "current")
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 class TestTheRoot:

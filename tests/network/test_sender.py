@@ -328,6 +328,9 @@ class TestFilesThatCannotBeRead:
             def share(self) -> Remote:
                 return self
 
+            def read_at_once(self, start: int, stop: int) -> bytes:
+                raise BlockingIOError
+
             def is_in_memory(self, start: int, stop: int) -> bool:
                 return False
 

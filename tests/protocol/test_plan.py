@@ -46,6 +46,9 @@ class OpenText:
     async def read(self, offset: int, size_bytes: int) -> bytes:
         return self.data[offset : offset + size_bytes]
 
+    def read_at_once(self, start: int, stop: int) -> bytes:
+        return self.data[start:stop]
+
     def is_in_memory(self, start: int, stop: int) -> bool:
         return True
 
