@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import mmap
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,8 +21,13 @@ from aioserve.content.containment import Way, load_openat2
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
 
+T = TypeVar("T")
+
 HAS_OPENAT2 = load_openat2() is not None
 needs_openat2 = pytest.mark.skipif(not HAS_OPENAT2, reason="this kernel has no openat2")
+needs_nowait = pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"), reason="this system has no read that does not wait"
+)
 BENEATH = pytest.param(Way.BENEATH, id="beneath", marks=needs_openat2)
 WALK = pytest.param(Way.WALK, id="walk")
 NAME = pytest.param(Way.NAME, id="name")
@@ -51,6 +59,60 @@ async def _settle(disk: Disk) -> None:
 
 def is_open(path: Path) -> bool:
     return str(path) in open_descriptors().values()
+
+
+def forget_content(path: Path) -> None:
+    """Makes the kernel forget the content, so that the next read has to wait for the disk.
+
+    Skips the test where it cannot, as on a file system that is all memory.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for _ in range(100):
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if not _has_pages(descriptor):
+                return
+    finally:
+        os.close(descriptor)
+    pytest.skip("the file system of the tests keeps its files in memory")
+
+
+def _has_pages(descriptor: int) -> bool:
+    """Whether the kernel has any of the content in memory. Asked by a read, it would begin to load it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE) as mapped:
+        pages = ctypes.create_string_buffer(-(-len(mapped) // mmap.PAGESIZE))
+        start = ctypes.byref(ctypes.c_char.from_buffer(mapped))
+        failed = libc.mincore(start, ctypes.c_size_t(len(mapped)), pages)
+        del start  # it holds the mapping
+        assert not failed, os.strerror(ctypes.get_errno())
+        return any(page & 1 for page in pages.raw)
+
+
+def has_to_wait(path: Path, function: Callable[[], object]) -> bool:
+    """Whether `function` refuses to wait for the content of `path`, which the kernel has forgotten.
+
+    It gets some tries, for the disk may be faster than the question.
+    """
+    for _ in range(20):
+        forget_content(path)
+        try:
+            function()
+        except BlockingIOError:
+            return True
+    return False
+
+
+def until_at_once(function: Callable[[], T]) -> T:
+    """What `function` gives when it need not wait: the kernel may say of anything that it would have to.
+
+    It does so while names change anywhere on the machine, or while it is busy with the page.
+    """
+    for _ in range(1000):
+        with suppress(BlockingIOError):
+            return function()
+    raise AssertionError("it would always have to wait")
 
 
 def count_open(folder: Path) -> int:
