@@ -8,17 +8,28 @@ import itertools
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioserve.content import containment
-from aioserve.content.containment import Root, Symlinks, Way, load_openat2, open_named_file
+from aioserve.content.containment import (
+    Root,
+    Symlinks,
+    Way,
+    load_at_once,
+    load_openat2,
+    open_named_file,
+)
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found, Kind
 from tests.content.conftest import (
@@ -38,6 +49,8 @@ from tests.content.conftest import (
     running,
     without_privileges,
 )
+
+T = TypeVar("T")
 
 each_safe_way = pytest.mark.parametrize("way", [BENEATH, WALK])
 
@@ -603,6 +616,176 @@ class TestWhatTheSystemOffers:
         assert await files.find([as_file("out-file")]) is None
         folder = as_folder("to-folder")
         assert await files.find([as_file("to-folder"), folder]) == Found(folder, None)
+
+
+needs_at_once = pytest.mark.skipif(
+    not HAS_OPENAT2 or load_at_once(Symlinks.INSIDE) is None, reason="this kernel always may wait for a disk"
+)
+
+
+@needs_at_once
+class TestWithoutWaiting:
+    def open_root(self, path: Path, symlinks: Symlinks, way: Way = Way.BENEATH) -> Root:
+        root = Root(os.fsencode(path), symlinks=symlinks, way=way)
+        root.load_at_once()
+        return root
+
+    @pytest.mark.parametrize(("path", "none", "inside", "everywhere"), CONTAINMENT)
+    def test_it_leads_as_far_as_with_waiting_or_says_that_it_has_to_wait(
+        self,
+        linked_tree: Path,
+        path: str,
+        none: bytes | str | None,
+        inside: bytes | str | None,
+        everywhere: bytes | str | None,
+    ) -> None:
+        segments = as_file(path).segments
+        for symlinks, expected in zip(Symlinks, (none, inside, everywhere), strict=True):
+            root = self.open_root(linked_tree / "root", symlinks)
+            # Following a link may be a change of it: it is known when it was last followed.
+            with suppress(OSError):
+                os.close(root.open_file(segments))
+            found = until_decided(partial(self._read, root, segments))
+            assert found in (expected, WAITS), symlinks
+            is_folder = until_decided(partial(root.has_folder_at_once, segments))
+            assert is_folder in (True if expected == FOLDER else None, WAITS), symlinks
+            root.drop()
+
+    def _read(self, root: Root, segments: tuple[bytes, ...]) -> bytes | str:
+        descriptor = root.open_file_at_once(segments)
+        try:
+            return FOLDER if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.read(descriptor, 100)
+        finally:
+            os.close(descriptor)
+
+    @pytest.mark.parametrize("symlinks", Symlinks)
+    @pytest.mark.parametrize(("path", "none", "inside", "everywhere"), CONTAINMENT)
+    def test_a_look_meets_no_link_whatever_may_be_followed(
+        self,
+        linked_tree: Path,
+        symlinks: Symlinks,
+        path: str,
+        none: bytes | str | None,
+        inside: bytes | str | None,
+        everywhere: bytes | str | None,
+    ) -> None:
+        root = self.open_root(linked_tree / "root", symlinks)
+        status = until_decided(lambda: root.look_at_once(as_file(path).segments))
+        if none is None:
+            assert status in (None, WAITS)
+        else:
+            assert status == os.lstat(linked_tree / "root" / path)
+        root.drop()
+
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("file.txt", FILE),
+            ("folder", FOLDER),
+            ("folder/deep/deepest.txt", DEEPEST),
+            ("to-folder/inner.txt", INNER),
+            ("nothing", None),
+            ("folder/nothing", None),
+            ("nothing/nothing", None),
+        ],
+    )
+    def test_what_it_need_not_wait_for(
+        self, linked_tree: Path, path: str, expected: bytes | str | None
+    ) -> None:
+        root = self.open_root(linked_tree / "root", Symlinks.INSIDE)
+        segments = as_file(path).segments
+        with suppress(OSError):
+            os.close(root.open_file(segments))
+        assert until_decided(partial(self._read, root, segments)) == expected
+        root.drop()
+
+    def test_what_it_looked_at_is_not_left_open(self, linked_tree: Path) -> None:
+        root = self.open_root(linked_tree / "root", Symlinks.INSIDE)
+        before = open_descriptors()
+        for path in ("file.txt", "folder", "to-file", "nothing"):
+            until_decided(partial(root.look_at_once, as_file(path).segments))
+            until_decided(partial(root.has_folder_at_once, as_file(path).segments))
+        assert open_descriptors() == before
+        root.drop()
+
+    def test_a_file_that_cannot_be_read_can_be_looked_at(self, public_root: Path) -> None:
+        (public_root / "secret").touch(0o000)
+        root = self.open_root(public_root, Symlinks.INSIDE)
+        with without_privileges():
+            assert until_decided(lambda: root.look_at_once((b"secret",))) == (public_root / "secret").stat()
+        root.drop()
+
+    def test_whether_it_is_a_file_that_is_forbidden_takes_a_second_question(self, public_root: Path) -> None:
+        (public_root / "secret").touch(0o000)
+        (public_root / "closed/folder").mkdir(parents=True)
+        (public_root / "closed").chmod(0o000)
+        root = self.open_root(public_root, Symlinks.INSIDE)
+        with without_privileges():
+            for _ in range(100):
+                with pytest.raises(BlockingIOError):
+                    root.open_file_at_once((b"secret",))
+                with pytest.raises(BlockingIOError):
+                    root.has_folder_at_once((b"closed", b"folder"))
+        root.drop()
+
+    @pytest.mark.parametrize("segments", [(b"..",), (b"a/b",), (b"",), (b".",), (b"a\0",)])
+    def test_segments_that_no_target_can_have_are_not_asked_for(
+        self, root: Path, segments: tuple[bytes, ...]
+    ) -> None:
+        held = self.open_root(root, Symlinks.ALL)
+        for ask in (held.open_file_at_once, held.has_folder_at_once, held.look_at_once):
+            with pytest.raises(FileNotFoundError):
+                ask(segments)
+        held.drop()
+
+    @pytest.mark.parametrize("way", [Way.WALK, Way.NAME])
+    def test_the_other_ways_always_wait(self, root: Path, way: Way) -> None:
+        self.check_that_it_waits(self.open_root(root, Symlinks.INSIDE, way))
+
+    def test_it_waits_until_it_is_loaded(self, root: Path) -> None:
+        self.check_that_it_waits(Root(os.fsencode(root), symlinks=Symlinks.INSIDE))
+
+    @pytest.mark.parametrize("symlinks", Symlinks)
+    def test_a_kernel_that_cannot_promise_not_to_wait_is_not_asked(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, symlinks: Symlinks
+    ) -> None:
+        monkeypatch.setattr(containment, "_RESOLVE_CACHED", 1 << 40)  # no kernel knows this one
+        assert load_at_once.__wrapped__(symlinks) is None
+        monkeypatch.setattr(containment, "load_at_once", lambda _: None)
+        self.check_that_it_waits(self.open_root(root, symlinks))
+
+    def check_that_it_waits(self, root: Root) -> None:
+        for ask in (root.open_file_at_once, root.has_folder_at_once, root.look_at_once):
+            with pytest.raises(BlockingIOError):
+                ask(())
+        root.drop()
+
+    def test_it_is_there_even_when_the_working_folder_may_not_be_entered(
+        self, public_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (public_root / "closed").mkdir()
+        monkeypatch.chdir(public_root / "closed")
+        (public_root / "closed").chmod(0o000)
+        with without_privileges():
+            assert load_at_once.__wrapped__(Symlinks.INSIDE) is not None
+
+
+WAITS = "it has to wait"
+
+
+def until_decided(function: Callable[[], T]) -> T | str | None:
+    """What `function` gives; None when nothing is there, WAITS when it always would have to wait.
+
+    The kernel may say so of anything, while names change anywhere on the machine.
+    """
+    for _ in range(100):
+        try:
+            return function()
+        except BlockingIOError:
+            continue
+        except OSError:
+            return None
+    return WAITS
 
 
 _NAMES = [b"a", b"b", b"c d", b"%41", b"\xff\xfe", "ü".encode(), b".hidden", b".well-known"]
