@@ -49,12 +49,13 @@ class Kept:
     was answered from it before, by method and conditions (`plan.find_conditions`); they end with the file.
     """
 
-    __slots__ = ("answers", "is_held", "place", "segments", "used_s", "variant", "version")
+    __slots__ = ("answers", "is_held", "path", "place", "segments", "used_s", "variant", "version")
 
     def __init__(
         self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant, used_s: float
     ) -> None:
         self.segments = segments
+        self.path = b"/".join(segments)
         self.place = place
         self.version = version
         self.variant = variant

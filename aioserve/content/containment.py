@@ -126,20 +126,22 @@ class Root:
         if self._at_once is None:
             raise BlockingIOError
         try:
-            return self._at_once.open_file(self._descriptor, _join(segments))
+            return self._at_once.open_file(self._descriptor, join_segments(segments))
         except OSError as error:
             if error.errno in _ASK_THE_WALK:
                 raise BlockingIOError from None
             raise
 
-    def look_at_once(self, segments: Sequence[bytes]) -> os.stat_result:
+    def look_at_once(self, path: bytes) -> os.stat_result:
         """The state of what has that name and is reached without any link, without waiting for a disk.
+
+        `path` is `join_segments` of its name, for those who look more than once.
 
         Raises BlockingIOError as `open_file_at_once` does, and OSError when nothing is there, or a link.
         """
         if self._at_once is None:
             raise BlockingIOError
-        descriptor = self._at_once.open_to_look(self._descriptor, _join(segments))
+        descriptor = self._at_once.open_to_look(self._descriptor, path)
         try:
             return os.fstat(descriptor)
         finally:
@@ -157,7 +159,7 @@ class Root:
         if self._at_once is None:
             raise BlockingIOError
         try:
-            os.close(self._at_once.open_to_cross(self._descriptor, _join(segments)))
+            os.close(self._at_once.open_to_cross(self._descriptor, join_segments(segments)))
         except OSError as error:
             if error.errno in _ASK_THE_WALK:
                 raise BlockingIOError from None
@@ -167,7 +169,7 @@ class Root:
     def _open(self, segments: Sequence[bytes], flags: int) -> int:
         if self._way is Way.NAME:
             return _open_last(self._check_path(segments), flags, None)
-        path = _join(segments)
+        path = join_segments(segments)
         if self._symlinks is Symlinks.ALL:
             return _open_last(path, flags, self._descriptor)
         # Looked for at the first request, not at the start.
@@ -299,7 +301,7 @@ def _split(path: bytes) -> list[bytes]:
     return [part for part in path.split(b"/") if part not in (b"", b".")]
 
 
-def _join(segments: Sequence[bytes]) -> bytes:
+def join_segments(segments: Sequence[bytes]) -> bytes:
     """The path of `segments`, each of which must be one name. Decoded targets are; this relies on nobody."""
     for segment in segments:
         if segment in (b"", b".", b"..") or b"/" in segment or b"\0" in segment:

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from aioserve.content.cache import Cache, Kept, Version, share
-from aioserve.content.containment import Root, Symlinks, Way, open_named_file
+from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
@@ -218,7 +218,7 @@ class Files:
         try:
             with self._lock:
                 root = self._ensure_root()
-                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.segments))
+                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.path))
         except BlockingIOError:
             return False
         except OSError:
@@ -305,7 +305,7 @@ class Files:
         segments = found.candidate.segments
         with contextlib.suppress(OSError), self._lock:
             root = self._ensure_root()
-            if root is found.place and _version(root.look_at_once(segments)) == found.version:
+            if root is found.place and _version(root.look_at_once(join_segments(segments))) == found.version:
                 self._cache.keep(segments, root, found.version, found.variant)
 
     # In a thread.

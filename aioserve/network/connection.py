@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from aioserve.protocol.http1 import (
     find_head_end,
     find_line_end,
     format_head,
+    is_plain_block,
     keeps_alive,
     parse_body_length,
     parse_chunk_size,
@@ -78,14 +78,24 @@ class Known(NamedTuple):
     request: Request
 
 
-class Asked(NamedTuple):
+class Asked:
     """A block of field lines that asks for an answer and nothing else of the connection.
 
-    `conditions` are those of `plan.find_conditions`.
+    `conditions` are those of `plan.find_conditions`. The fields are read when somebody wants to know more.
     """
 
-    conditions: str | None
-    fields: Fields
+    __slots__ = ("_fields", "block", "conditions")
+
+    def __init__(self, block: bytes, conditions: str | None, fields: Fields | None) -> None:
+        self.block = block
+        self.conditions = conditions
+        self._fields = fields
+
+    @property
+    def fields(self) -> Fields:
+        if self._fields is None:
+            self._fields = parse_fields(self.block, max_fields=len(self.block))
+        return self._fields
 
 
 class Shortcuts:
@@ -120,7 +130,7 @@ class Shortcuts:
         kept, answers, _ = known
         if asked is None or not (kept in self._looked_at or self._files.is_current(kept)):
             return None
-        ready = answers.get(asked[0]) or self._prepare(known, asked)  # type: ignore[arg-type]  # None has none
+        ready = answers.get(asked.conditions) or self._prepare(known, asked)  # type: ignore[arg-type]
         return None if ready is None else (ready, known, asked)
 
     def remember(self, head: bytes, request: Request) -> None:
@@ -140,16 +150,25 @@ class Shortcuts:
         a client that stays, and without a body."""
         if head_bytes > self._max_head_bytes or not block.endswith(b"\r\n\r\n"):
             return None
-        asked = None
-        with contextlib.suppress(BadRequest):
-            fields = parse_request_fields(block[2:-2], (1, 1), max_fields=self._max_fields)
-            stays = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
-            if stays and _OF_THE_CONNECTION.isdisjoint(fields.values):
-                asked = Asked(find_conditions(fields), fields)
+        lines = block[2:-2]
+        if is_plain_block(lines, max_fields=self._max_fields):
+            asked: Asked | None = Asked(lines, "", None)
+        else:
+            asked = self._read_fields(lines)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
             del self._blocks[next(iter(self._blocks))]
         self._blocks[block] = asked
         return asked
+
+    def _read_fields(self, lines: bytes) -> Asked | None:
+        try:
+            fields = parse_request_fields(lines, (1, 1), max_fields=self._max_fields)
+        except BadRequest:
+            return None
+        stays = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
+        if not stays or not _OF_THE_CONNECTION.isdisjoint(fields.values):
+            return None
+        return Asked(lines, find_conditions(fields), fields)
 
     def _prepare(self, known: Known, asked: Asked) -> Ready | None:
         """Makes the answer as the long way does, if the bytes that it needs are in memory and few."""
@@ -185,6 +204,25 @@ class Connection:
     `observe` gets an Exchange for each request; None when nobody wants them.
     """
 
+    __slots__ = (
+        "_answered_bytes",
+        "_at_s",
+        "_client",
+        "_clock",
+        "_idle_since",
+        "_is_draining",
+        "_keepalive_timeout_s",
+        "_limits",
+        "_loop",
+        "_observe",
+        "_request",
+        "_server_field",
+        "_shortcuts",
+        "_site",
+        "_started",
+        "_stream",
+    )
+
     def __init__(
         self,
         stream: Stream,
@@ -213,10 +251,6 @@ class Connection:
         # The one that is being answered; None when there is none, or when it could not be read.
         self._request: Request | None = None
         self._begin_exchange()
-        self._find_head_end = functools.partial(
-            find_head_end, max_line_bytes=limits.request_line_bytes, max_head_bytes=limits.head_bytes
-        )
-        self._find_line_end = functools.partial(find_line_end, max_bytes=_MAX_CHUNK_LINE_BYTES)
 
     async def run(self) -> None:
         """Serves the client; returns when the connection is ended or lost."""
@@ -296,6 +330,12 @@ class Connection:
         except TimeoutError:
             raise BadRequest(408, "the head took too long") from None
 
+    def _find_head_end(self, buffer: bytearray, searched: int) -> int:
+        limits = self._limits
+        return find_head_end(
+            buffer, searched, max_line_bytes=limits.request_line_bytes, max_head_bytes=limits.head_bytes
+        )
+
     def _answer_at_once(self, head: bytes) -> bool:
         """Answers `head` if that needs nothing but what is in memory; the coroutine is waiting for a head."""
         at_s = time.time()
@@ -367,7 +407,7 @@ class Connection:
     async def _discard_chunks(self, room: int) -> bool:
         """Drops a chunked body (RFC 9112 §7.1) whose bytes, framing included, are at most `room`."""
         while True:
-            line = await self._stream.read_until(self._find_line_end)
+            line = await self._stream.read_until(_find_chunk_line_end)
             size = parse_chunk_size(line)
             room -= len(line) + size + 2
             if room < 0:
@@ -378,7 +418,7 @@ class Connection:
             if await self._stream.read_exactly(2) != b"\r\n":
                 raise BadRequest(400, "a chunk is longer than it said")
         trailer = b""
-        while (line := await self._stream.read_until(self._find_line_end)) != b"\r\n":
+        while (line := await self._stream.read_until(_find_chunk_line_end)) != b"\r\n":
             trailer += line
             if len(trailer) > self._limits.head_bytes:
                 raise BadRequest(431, "the trailer is too large")
@@ -417,6 +457,10 @@ class Connection:
         if self._request is not None and self._request.version == (1, 0):
             return (*fields, ("Connection", "keep-alive"))
         return fields
+
+
+def _find_chunk_line_end(buffer: bytearray, searched: int) -> int:
+    return find_line_end(buffer, searched, max_bytes=_MAX_CHUNK_LINE_BYTES)
 
 
 def _format_request_line(request: Request | None) -> str:

@@ -57,6 +57,33 @@ class Stream(asyncio.Protocol):
     the client will send no more and with TimeoutError after `deadline` (in the loop's seconds; inf = none).
     """
 
+    __slots__ = (
+        "_answer",
+        "_buffer",
+        "_descriptor",
+        "_direct",
+        "_has_ended",
+        "_is_clear",
+        "_is_reading",
+        "_is_reading_paused",
+        "_is_tls",
+        "_is_writing_paused",
+        "_limits",
+        "_loop",
+        "_on_lost",
+        "_owner",
+        "_progress_at",
+        "_reader",
+        "_taken_bytes",
+        "_transport",
+        "_window_at",
+        "_window_bytes",
+        "_writer",
+        "deadline",
+        "is_lost",
+        "written_bytes",
+    )
+
     def __init__(self, limits: StreamLimits, on_lost: Callable[[Stream], None]) -> None:
         self._limits = limits
         self._on_lost = on_lost

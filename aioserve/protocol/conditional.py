@@ -189,6 +189,8 @@ def _find_full_year(two_digits: int, within_year: tuple[int, int, int], now_s: i
 # RFC 9110 §13.2.1: methods that select no representation ignore every precondition.
 _WITHOUT_REPRESENTATION: Final = frozenset({"CONNECT", "OPTIONS", "TRACE"})
 
+_PRECONDITIONS: Final = frozenset({"if-match", "if-unmodified-since", "if-none-match", "if-modified-since"})
+
 
 def evaluate_preconditions(method: str, fields: Fields, validators: Validators, now_s: int) -> Verdict:
     """Decides between going on, 304 and 412, for a file that exists and would be answered with 200.
@@ -196,7 +198,7 @@ def evaluate_preconditions(method: str, fields: Fields, validators: Validators, 
     RFC 9110 §13.2.2, steps 1 to 4; step 5 is `keeps_range`. An answer that is no success without the
     preconditions, such as 404, is not asked about (§13.2.1).
     """
-    if method in _WITHOUT_REPRESENTATION:
+    if method in _WITHOUT_REPRESENTATION or _PRECONDITIONS.isdisjoint(fields.values):
         return Verdict.PROCEED
     is_reading = method in ("GET", "HEAD")
 

@@ -5,6 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from aioserve.protocol.conditional import (
@@ -82,9 +83,8 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
     """
     # A modification time in the future is replaced by the time of the answer (RFC 9110 §8.8.2.1).
     modified_s = min(variant.mtime_ns // 1_000_000_000, now_s)
-    validators = Validators(
-        etag=format_etag(variant.mtime_ns, variant.size_bytes, variant.coding), last_modified_s=modified_s
-    )
+    size_bytes = variant.size_bytes
+    validators, described = _describe(variant.mtime_ns, size_bytes, variant.coding, modified_s)
     verdict = evaluate_preconditions(request.method, request.fields, validators, now_s)
     if verdict is Verdict.FAILED:
         return plan_error(request, 412)
@@ -92,14 +92,6 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
         # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
         return Plan(304, (("ETag", validators.etag), _REVALIDATE), Empty())
 
-    size_bytes = variant.size_bytes
-    described: tuple[Field, ...] = (
-        ("Last-Modified", format_http_date(modified_s)),
-        ("ETag", validators.etag),
-        ("Accept-Ranges", "bytes"),
-        _REVALIDATE,
-        _NOSNIFF,
-    )
     # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it (docs/decisions/0003).
     field = request.fields.get("range") if request.method == "GET" else None
     if field is not None and keeps_range(request.fields, validators, now_s):
@@ -109,6 +101,22 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
 
     body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
     return Plan(200, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *described), body)
+
+
+# Files are asked for more than once.
+@lru_cache(maxsize=1024)
+def _describe(
+    mtime_ns: int, size_bytes: int, coding: str | None, modified_s: int
+) -> tuple[Validators, tuple[Field, ...]]:
+    """The validators of a file, and the fields that go with its content, whole or in part."""
+    validators = Validators(format_etag(mtime_ns, size_bytes, coding), modified_s)
+    return validators, (
+        ("Last-Modified", format_http_date(modified_s)),
+        ("ETag", validators.etag),
+        ("Accept-Ranges", "bytes"),
+        _REVALIDATE,
+        _NOSNIFF,
+    )
 
 
 # What decides between a whole file and "you have it".

@@ -10,6 +10,7 @@ an attack (§17.15) is answered as if it were not there, with the whole file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -28,6 +29,9 @@ MAX_FIELD_BYTES: Final = 2048
 _MAX_DIGITS: Final = 19
 
 _BLANKS: Final = " \t"
+
+# What nearly every client sends.
+_ONE_RANGE: Final = "bytes=([0-9]{1,18})-([0-9]{1,18})?"
 
 
 class Span(NamedTuple):
@@ -63,6 +67,13 @@ def parse_range(text: str, size_bytes: int) -> tuple[Span, ...] | None:
     # with "bytes=0-" want the empty file, not an error. Go decides the same.
     if size_bytes == 0 or len(text) > MAX_FIELD_BYTES:
         return None
+
+    only = re.fullmatch(_ONE_RANGE, text)
+    if only is not None:
+        start, last = int(only[1]), int(only[2] or size_bytes)
+        if start > last:
+            return None if only[2] else ()
+        return (Span(start, min(last + 1, size_bytes)),) if start < size_bytes else ()
 
     # RFC 9110 §14.1: names of units are case-insensitive. §14.2: an unknown one is ignored.
     unit, equals, specs = text.partition("=")

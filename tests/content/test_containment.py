@@ -41,6 +41,7 @@ from tests.content.conftest import (
     as_folder,
     content_of,
     is_open,
+    needs_at_once,
     needs_openat2,
     no_descriptor_left,
     open_descriptors,
@@ -616,11 +617,6 @@ class TestWhatTheSystemOffers:
         assert await files.find([as_file("out-file")]) is None
         folder = as_folder("to-folder")
         assert await files.find([as_file("to-folder"), folder]) == Found(folder, None)
-
-
-needs_at_once = pytest.mark.skipif(
-    not HAS_OPENAT2 or load_at_once(Symlinks.INSIDE) is None, reason="this kernel always may wait for a disk"
-)
 
 
 @needs_at_once

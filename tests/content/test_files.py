@@ -7,27 +7,34 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from aioserve.content import files as files_module
+from aioserve.content.cache import Kept
 from aioserve.content.containment import Root, Symlinks, Way
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files, Found
+from aioserve.content.files import Candidate, Files, Found, Refused
 from tests.content.conftest import (
     Clock,
     Open,
     as_file,
     as_folder,
     content_of,
+    forget_content,
     is_open,
+    needs_at_once,
+    no_descriptor_left,
     read,
     refusal,
     running,
     without_privileges,
 )
+
+T = TypeVar("T")
 
 
 class TestWhatIsFound:
@@ -527,4 +534,686 @@ class TestASingleFileAsTheRoot:
     def test_a_folder_has_no_only_name(self, root: Path) -> None:
         files = Files(root, disk=Disk())
         assert files.only_name is None
+        files.close()
+
+
+class CountingDisk(Disk):
+    """Counts the hops to a thread."""
+
+    hops = 0
+
+    async def run(
+        self,
+        key: Hashable,
+        function: Callable[[], T],
+        *,
+        queue_s: float | None,
+        discard: Callable[[T], None] | None = None,
+    ) -> T:
+        self.hops += 1
+        return await super().run(key, function, queue_s=queue_s, discard=discard)
+
+
+@pytest.fixture
+async def counting_disk() -> AsyncIterator[CountingDisk]:
+    disk = CountingDisk()
+    yield disk
+    disk.close()
+
+
+# What the first find loads, in a thread, before any other can do without one.
+NOTHING = as_file("nothing at all")
+
+
+async def find_without_hop(disk: CountingDisk, files: Files, *candidates: Candidate) -> Found | None:
+    """What is found, in one of some tries, without a thread: the kernel may always say that it has to wait."""
+    for _ in range(100):
+        hops = disk.hops
+        found = await files.find(candidates)
+        if disk.hops == hops:
+            return found
+        if found is not None and found.variant is not None:
+            found.variant.handle.close()
+    raise AssertionError("it always takes a thread")
+
+
+@needs_at_once
+class TestWhatIsInMemory:
+    async def test_a_file_in_memory_takes_no_thread(
+        self, root: Path, counting_disk: CountingDisk, small_bytes: int
+    ) -> None:
+        (root / "folder").mkdir()
+        (root / "folder/page").write_bytes(b"content")
+        files = Files(root, disk=counting_disk, small_bytes=small_bytes)
+        await files.find([NOTHING])
+        found = await find_without_hop(counting_disk, files, as_file("folder/page"))
+        assert found is not None
+        assert await content_of(found) == b"content"
+        files.close()
+
+    @pytest.fixture(params=[100, 1], ids=["small", "large"])
+    def small_bytes(self, request: pytest.FixtureRequest) -> int:
+        small_bytes: int = request.param
+        return small_bytes
+
+    async def test_neither_does_a_folder_nor_what_is_absent(
+        self, root: Path, counting_disk: CountingDisk
+    ) -> None:
+        (root / "folder").mkdir()
+        os.mkfifo(root / "fifo")
+        files = Files(root, disk=counting_disk)
+        await files.find([NOTHING])
+        file, folder = as_file("folder"), as_folder("folder")
+        assert await find_without_hop(counting_disk, files, file, folder) == Found(folder, None)
+        for name in ("absent", "folder/absent", "fifo", "x" * 300):
+            candidates = (as_file(name), as_folder(name))
+            assert await find_without_hop(counting_disk, files, *candidates) is None
+        files.close()
+
+    async def test_of_more_files_than_are_kept_each_is_found_without_a_thread(
+        self, root: Path, counting_disk: CountingDisk
+    ) -> None:
+        for number in range(200):
+            (root / str(number)).write_bytes(b"%d" % number)
+        files = Files(root, disk=counting_disk, cache_bytes=0)
+        await files.find([NOTHING])
+        for number in range(200):
+            found = await find_without_hop(counting_disk, files, as_file(str(number)))
+            assert await content_of(found) == b"%d" % number
+        files.close()
+
+    async def test_a_file_that_is_not_in_memory_takes_one(
+        self, root: Path, counting_disk: CountingDisk
+    ) -> None:
+        (root / "page").write_bytes(bytes(60_000))
+        files = Files(root, disk=counting_disk)
+        await files.find([NOTHING])
+        for _ in range(20):  # the disk may be faster than the question
+            forget_content(root / "page")
+            hops = counting_disk.hops
+            assert await read(files, "page") == bytes(60_000)
+            if counting_disk.hops == hops + 1:
+                break
+        assert counting_disk.hops == hops + 1
+        files.close()
+
+    async def test_a_large_file_that_is_not_in_memory_is_found_without_one(
+        self, root: Path, counting_disk: CountingDisk
+    ) -> None:
+        (root / "page").write_bytes(bytes(60_000))
+        files = Files(root, disk=counting_disk, small_bytes=1000)
+        await files.find([NOTHING])
+        forget_content(root / "page")
+        found = await find_without_hop(counting_disk, files, as_file("page"))
+        assert await content_of(found) == bytes(60_000)
+        files.close()
+
+    async def test_a_forbidden_file_is_forbidden_and_what_is_behind_an_absolute_link_is_found(
+        self, public_root: Path, counting_disk: CountingDisk
+    ) -> None:
+        (public_root / "secret").touch(0o000)
+        (public_root / "page").write_bytes(b"content")
+        (public_root / "link").symlink_to(public_root / "page")
+        files = Files(public_root, disk=counting_disk)
+        await files.find([NOTHING])
+        with without_privileges():
+            assert await refusal(files, as_file("secret")) == 403
+        assert await read(files, "link") == b"content"
+        files.close()
+
+
+class Reads:
+    """Counts how often contents are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        for name in ("read_at", "read_in_memory"):
+            monkeypatch.setattr(files_module, name, self._counting(getattr(files_module, name)))
+
+    def _counting(self, read: Callable[[int, int, int], bytes]) -> Callable[[int, int, int], bytes]:
+        def counting(descriptor: int, offset: int, size_bytes: int) -> bytes:
+            self.count += 1
+            return read(descriptor, offset, size_bytes)
+
+        return counting
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+@pytest.fixture
+def keeping_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is too new to be kept."""
+    monkeypatch.setattr(files_module, "_RACY_NS", 0)
+
+
+async def until_kept(files: Files, path: str) -> Kept:
+    """What is kept of that name after it was asked for; a look may always have to wait."""
+    for _ in range(100):
+        await read(files, path)
+        kept = find_kept(files, path)
+        if kept is not None:
+            return kept
+    raise AssertionError("it is never kept")
+
+
+def find_kept(files: Files, path: str) -> Kept | None:
+    """What is kept of that name and current, in one of some looks."""
+    kept = (files.find_kept(as_file(path)) for _ in range(100))
+    return next((one for one in kept if one is not None), None)
+
+
+def move_out(root: Path, name: str) -> Path:
+    return (root / name).rename(root.parent / "outside")
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+def replace(path: Path, content: bytes) -> None:
+    (path.parent / "new").write_bytes(content)
+    (path.parent / "new").rename(path)
+
+
+def set_back(path: Path, content: bytes) -> None:
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def put_link(path: Path, text: str | Path) -> None:
+    path.symlink_to(text)
+
+
+# What happens to folder/page, and what it is then, with links that may stay inside.
+Change = Callable[[Path], object]
+CHANGES = [
+    pytest.param(lambda root: rewrite(root / "folder/page", b"after!"), b"after!", id="rewritten in place"),
+    pytest.param(
+        lambda root: set_back(root / "folder/page", b"after!"), b"after!", id="with its time set back"
+    ),
+    pytest.param(lambda root: os.truncate(root / "folder/page", 3), b"bef", id="truncated"),
+    pytest.param(lambda root: os.truncate(root / "folder/page", 0), b"", id="emptied"),
+    pytest.param(lambda root: os.truncate(root / "folder/page", 7), b"before\0", id="made longer"),
+    pytest.param(lambda root: replace(root / "folder/page", b"after!"), b"after!", id="replaced"),
+    pytest.param(lambda root: replace(root / "folder/page", b"before"), b"before", id="replaced by a copy"),
+    pytest.param(
+        lambda root: (root / "old").rename(root / "folder/page"), b"older!", id="replaced by an older one"
+    ),
+    pytest.param(lambda root: (root / "folder/page").unlink(), None, id="removed"),
+    pytest.param(lambda root: (root / "folder/page").rename(root / "x"), None, id="renamed"),
+    pytest.param(lambda root: (root / "folder").rename(root / "x"), None, id="in a renamed folder"),
+    pytest.param(
+        lambda root: ((root / "folder").rename(root / "x"), (root / "other").rename(root / "folder")),
+        b"other!",
+        id="in a replaced folder",
+    ),
+    pytest.param(
+        lambda root: ((root / "folder/page").unlink(), (root / "folder/page").mkdir()),
+        None,
+        id="replaced by a folder",
+    ),
+    pytest.param(
+        lambda root: ((root / "folder/page").unlink(), os.mkfifo(root / "folder/page")),
+        None,
+        id="replaced by a FIFO",
+    ),
+    pytest.param(
+        lambda root: put_link(root / "folder/page", move_out(root, "folder/page")),
+        None,
+        id="replaced by a link to where it is now, outside",
+    ),
+    pytest.param(
+        lambda root: put_link(root / "folder", move_out(root, "folder")),
+        None,
+        id="in a folder replaced by a link to where it is now, outside",
+    ),
+    pytest.param(
+        lambda root: put_link(root / "folder", f"../{move_out(root, 'folder').name}"),
+        None,
+        id="in a folder replaced by a relative link to where it is now, outside",
+    ),
+    pytest.param(
+        lambda root: ((root / "folder/page").unlink(), put_link(root / "folder/page", "../other/page")),
+        b"other!",
+        id="replaced by a link inside",
+    ),
+    pytest.param(
+        lambda root: ((root / "folder").rename(root / "x"), put_link(root / "folder", "other")),
+        b"other!",
+        id="in a folder replaced by a link inside",
+    ),
+    pytest.param(
+        lambda root: ((root / "folder").rename(root / "x"), put_link(root / "folder", "x")),
+        b"before",
+        id="in a folder replaced by a link to where it is now, inside",
+    ),
+    pytest.param(lambda root: os.link(root / "folder/page", root / "x"), b"before", id="given another name"),
+    pytest.param(lambda root: (root / "folder/page").chmod(0o000), 403, id="forbidden"),
+    pytest.param(lambda root: (root / "folder").chmod(0o000), 403, id="in a forbidden folder"),
+    pytest.param(lambda root: None, b"before", id="nothing at all"),
+]
+
+
+@needs_at_once
+@pytest.mark.usefixtures("keeping_new_files")
+class TestWhatIsKept:
+    @pytest.fixture
+    def tree(self, public_root: Path) -> Path:
+        root = public_root / "root"
+        for folder in (root / "folder", root / "other"):
+            folder.mkdir(parents=True)
+        (root / "folder/page").write_bytes(b"before")
+        (root / "other/page").write_bytes(b"other!")
+        (root / "old").write_bytes(b"older!")
+        os.utime(root / "old", ns=(1, 1))
+        return root
+
+    async def test_an_unchanged_file_is_looked_at_but_not_opened(
+        self, tree: Path, open_files: Open, reads: Reads
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000)
+        kept = await until_kept(files, "folder/page")
+        assert kept.variant.handle.data == b"before"
+        count = reads.count
+        for _ in range(100):
+            # A look that would have to wait is followed by the long way, which reads.
+            if find_kept(files, "folder/page") is not None:
+                found = await files.find([as_file("folder/page")])
+                assert found is not None
+                assert found.variant is not None
+                assert found.variant.handle.data is kept.variant.handle.data
+                found.variant.handle.close()
+        assert reads.count == count
+
+    @pytest.mark.parametrize("small_bytes", [100, 1], ids=["small", "large"])
+    @pytest.mark.parametrize(("change", "expected"), CHANGES)
+    async def test_a_change_is_seen_by_the_next_find(
+        self, tree: Path, open_files: Open, small_bytes: int, change: Change, expected: bytes | int | None
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000, small_bytes=small_bytes)
+        kept = await until_kept(files, "folder/page")
+        await asyncio.sleep(0)  # the turn in which it was looked at is over
+        change(tree)
+        with without_privileges():
+            still_kept = files.find_kept(as_file("folder/page"))
+            if isinstance(expected, int):
+                assert await refusal(files, as_file("folder/page")) == expected
+            else:
+                assert await read(files, "folder/page") == expected
+        assert still_kept in (None, kept)
+        assert expected == b"before" or still_kept is None
+
+    async def test_what_is_changed_and_changed_back_is_the_new_file(
+        self, tree: Path, open_files: Open
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000)
+        for number in range(200):
+            content = b"%06d" % (number % 3)
+            rewrite(tree / "folder/page", content)
+            assert await read(files, "folder/page") == content
+            await asyncio.sleep(0)
+
+    @pytest.mark.parametrize("symlinks", Symlinks)
+    async def test_what_is_reached_through_a_link_is_found_again_each_time(
+        self, tree: Path, open_files: Open, symlinks: Symlinks
+    ) -> None:
+        put_link(tree / "to-page", "folder/page")
+        put_link(tree / "to-folder", "folder")
+        files = open_files(tree, cache_bytes=100_000, symlinks=symlinks)
+        for name in ("to-page", "to-folder/page"):
+            for _ in range(5):
+                expected = None if symlinks is Symlinks.NONE else b"before"
+                assert await read(files, name) == expected
+                assert find_kept(files, name) is None
+
+    async def test_only_what_may_exist_as_a_file_is_kept(self, tree: Path, open_files: Open) -> None:
+        (tree / ".hidden").write_bytes(b"hidden")
+        files = open_files(tree, cache_bytes=100_000)
+        await until_kept(files, "folder/page")
+        assert files.find_kept(as_folder("folder/page")) is None
+        assert files.find_kept(as_folder("folder")) is None
+        assert files.find_kept(as_file("nothing")) is None
+        await read(files, ".hidden")
+        assert find_kept(files, ".hidden") is None
+        assert await until_kept(open_files(tree, cache_bytes=100_000, hidden=True), ".hidden")
+
+    @pytest.mark.parametrize(
+        "options", [{"cache_bytes": 0}, {"way": Way.WALK}, {"way": Way.NAME}], ids=["off", "walk", "name"]
+    )
+    @pytest.mark.parametrize("small_bytes", [100, 1], ids=["small", "large"])
+    async def test_without_a_cache_or_a_look_nothing_is_kept(
+        self, tree: Path, open_files: Open, options: dict[str, object], small_bytes: int
+    ) -> None:
+        files = open_files(tree, small_bytes=small_bytes, **({"cache_bytes": 100_000} | options))
+        for _ in range(5):
+            assert await read(files, "folder/page") == b"before"
+            assert find_kept(files, "folder/page") is None
+        assert not is_open(tree / "folder/page")
+
+    async def test_one_single_file_as_the_root_is_not_kept(self, tree: Path, open_files: Open) -> None:
+        files = open_files(tree / "old", cache_bytes=100_000)
+        assert await read(files, "old") == b"older!"
+        assert find_kept(files, "old") is None
+
+    async def test_closed_nothing_is_kept_and_nothing_is_left_open(
+        self, tree: Path, disk: Disk, open_files: Open
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000, small_bytes=1)
+        kept = await until_kept(files, "folder/page")
+        assert is_open(tree / "folder/page")
+        finding = asyncio.ensure_future(files.find([as_file("folder/page")]))
+        files.close()
+        assert not is_open(tree / "folder/page")
+        assert not files.is_current(kept)
+        with pytest.raises(Refused):
+            await finding
+        assert await refusal(files, as_file("folder/page")) == 503
+
+    async def test_what_is_found_after_it_was_closed_is_not_kept(
+        self, tree: Path, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000)
+
+        def closing(descriptor: int, offset: int, size_bytes: int) -> bytes:
+            files.close()
+            return os.pread(descriptor, size_bytes, offset)
+
+        monkeypatch.setattr(files_module, "read_at", closing)
+        assert await read(files, "folder/page") == b"before"
+        assert find_kept(files, "folder/page") is None
+
+    async def test_a_large_file_that_nobody_asks_for_is_closed_in_a_while(
+        self, tree: Path, open_files: Open, clock: Clock
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000, small_bytes=1, clock=clock)
+        await until_kept(files, "folder/page")
+        files.close_idle()
+        assert is_open(tree / "folder/page")
+        clock.now_s += 60
+        files.close_idle()
+        assert not is_open(tree / "folder/page")
+
+    async def test_when_descriptors_are_short_those_that_are_kept_go_first(
+        self, tree: Path, open_files: Open
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000, small_bytes=1)
+        await until_kept(files, "folder/page")
+        with no_descriptor_left():
+            assert await refusal(files, as_file("other/page")) == 503
+        assert not is_open(tree / "folder/page")
+        assert await read(files, "other/page") == b"other!"
+
+    async def test_a_file_that_was_found_is_read_to_its_end_whatever_is_kept(
+        self, tree: Path, open_files: Open
+    ) -> None:
+        files = open_files(tree, cache_bytes=100_000, small_bytes=1)
+        await until_kept(files, "folder/page")
+        found = await files.find([as_file("folder/page")])
+        replace(tree / "folder/page", b"after!")
+        assert await read(files, "folder/page") == b"after!"
+        assert await content_of(found) == b"before"
+
+
+@needs_at_once
+@pytest.mark.usefixtures("keeping_new_files")
+class TestWhatIsKeptOfARoot:
+    async def test_of_a_switched_root_nothing_is_given_again(
+        self, releases: Path, open_files: Open, clock: Clock
+    ) -> None:
+        files = open_files(releases / "current", cache_bytes=100_000, clock=clock)
+        kept = await until_kept(files, "name")
+        _switch(releases, "two")
+        clock.now_s += 60
+        assert find_kept(files, "name") is None
+        assert await read(files, "name") == b"two"
+        assert not files.is_current(kept)
+        assert await read(files, "only-one") is None
+
+    async def test_not_even_a_file_that_both_have(
+        self, releases: Path, open_files: Open, clock: Clock
+    ) -> None:
+        os.link(releases / "one/only-one", releases / "two/only-one")
+        files = open_files(releases / "current", cache_bytes=100_000, clock=clock)
+        kept = await until_kept(files, "only-one")
+        _switch(releases, "two")
+        clock.now_s += 60
+        assert await read(files, "name") == b"two"
+        assert not files.is_current(kept)
+        assert await read(files, "only-one") == b"one"
+
+    async def test_a_root_that_is_the_same_when_its_name_is_looked_up_keeps_what_it_had(
+        self, releases: Path, open_files: Open, reads: Reads, clock: Clock
+    ) -> None:
+        files = open_files(releases / "current", cache_bytes=100_000, clock=clock)
+        kept = await until_kept(files, "name")
+        await asyncio.sleep(0)
+        clock.now_s += 60
+        # Whether it is the same only a thread can tell.
+        assert files.find_kept(as_file("name")) is None
+        await files.find([NOTHING])
+        assert find_kept(files, "name") is kept
+
+    async def test_of_a_root_that_is_gone_nothing_is_given_again(
+        self, releases: Path, open_files: Open, clock: Clock
+    ) -> None:
+        files = open_files(releases / "current", cache_bytes=100_000, clock=clock)
+        await until_kept(files, "name")
+        await asyncio.sleep(0)
+        (releases / "current").unlink()
+        clock.now_s += 60
+        assert await refusal(files, as_file("name")) == 503
+        assert find_kept(files, "name") is None
+
+
+@needs_at_once
+class TestFilesThatAreTooNew:
+    """What was changed within a step of the file system's clock may change again without another time."""
+
+    @pytest.fixture
+    def page(self, root: Path) -> Path:
+        (root / "page").write_bytes(b"content")
+        return root / "page"
+
+    def set_time(self, monkeypatch: pytest.MonkeyPatch, now_ns: int) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+
+    @pytest.mark.parametrize(
+        ("age_ns", "is_kept"), [(0, False), (1_999_999_999, False), (2_000_000_000, True)]
+    )
+    async def test_for_two_seconds_after_a_change_a_file_is_served_and_not_kept(
+        self,
+        root: Path,
+        page: Path,
+        open_files: Open,
+        monkeypatch: pytest.MonkeyPatch,
+        age_ns: int,
+        is_kept: bool,
+    ) -> None:
+        self.set_time(monkeypatch, page.stat().st_ctime_ns + age_ns)
+        files = open_files(root, cache_bytes=100_000)
+        for _ in range(100):
+            assert await read(files, "page") == b"content"
+            if find_kept(files, "page") is not None:
+                break
+        assert (find_kept(files, "page") is not None) is is_kept
+
+    async def test_an_older_time_that_was_set_makes_it_no_older(
+        self, root: Path, page: Path, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        os.utime(page, ns=(1, 1))
+        self.set_time(monkeypatch, page.stat().st_ctime_ns + 1_000_000_000)
+        files = open_files(root, cache_bytes=100_000)
+        for _ in range(5):
+            assert await read(files, "page") == b"content"
+            assert find_kept(files, "page") is None
+
+    async def test_a_file_from_the_future_is_not_kept(
+        self, root: Path, page: Path, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later_ns = page.stat().st_ctime_ns + 3600 * 1_000_000_000
+        os.utime(page, ns=(later_ns, later_ns))
+        self.set_time(monkeypatch, page.stat().st_ctime_ns + 10_000_000_000)
+        files = open_files(root, cache_bytes=100_000)
+        for _ in range(5):
+            assert await read(files, "page") == b"content"
+            assert find_kept(files, "page") is None
+
+    async def test_a_read_that_takes_long_makes_it_no_older(
+        self, root: Path, page: Path, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now_ns = page.stat().st_ctime_ns
+        self.set_time(monkeypatch, now_ns)
+
+        def slow(descriptor: int, offset: int, size_bytes: int) -> bytes:
+            data = os.pread(descriptor, size_bytes, offset)
+            # Here it may be changed within the same step; when it is to be kept, that is long ago.
+            self.set_time(monkeypatch, now_ns + 60_000_000_000)
+            return data
+
+        monkeypatch.setattr(files_module, "read_at", slow)
+        files = open_files(root, cache_bytes=100_000)
+        assert await read(files, "page") == b"content"
+        assert find_kept(files, "page") is None
+
+
+@needs_at_once
+@pytest.mark.usefixtures("keeping_new_files")
+class TestThoseWhoAskAtTheSameTime:
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, ...]]:
+        """The names that are looked at."""
+        looks: list[tuple[bytes, ...]] = []
+
+        class Watched(Root):
+            def look_at_once(self, segments: Sequence[bytes]) -> os.stat_result:
+                looks.append(tuple(segments))
+                return super().look_at_once(segments)
+
+        monkeypatch.setattr(files_module, "Root", Watched)
+        return looks
+
+    async def look(self, files: Files, kept: Kept) -> None:
+        """A look that need not wait, at the end of a turn of the event loop."""
+        for _ in range(100):
+            await asyncio.sleep(0)
+            if files.is_current(kept):
+                return
+        raise AssertionError("each look has to wait")
+
+    async def test_in_one_turn_of_the_event_loop_they_share_one_look(
+        self, root: Path, open_files: Open, looks: list[tuple[bytes, ...]]
+    ) -> None:
+        for name in ("page", "other"):
+            (root / name).write_bytes(b"content")
+        files = open_files(root, cache_bytes=100_000)
+        kept, other = await until_kept(files, "page"), await until_kept(files, "other")
+        await self.look(files, kept)
+        looks.clear()
+        for _ in range(5):
+            assert files.is_current(kept)
+            assert files.find_kept(as_file("page")) is kept
+            found = await files.find([as_file("page")])
+            assert found is not None
+            assert found.variant is not None
+            found.variant.handle.close()
+        assert looks == []
+        # Not with those who ask for something else.
+        files.is_current(other)
+        assert looks == [(b"other",)]
+
+    async def test_in_the_next_turn_there_is_another_look(
+        self, root: Path, open_files: Open, looks: list[tuple[bytes, ...]]
+    ) -> None:
+        (root / "page").write_bytes(b"content")
+        files = open_files(root, cache_bytes=100_000)
+        kept = await until_kept(files, "page")
+        for _ in range(5):
+            await self.look(files, kept)
+            looks.clear()
+            await asyncio.sleep(0)
+            files.is_current(kept)
+            assert looks == [(b"page",)]
+
+    async def test_looks_that_are_not_shared_are_made_by_each(
+        self, root: Path, open_files: Open, looks: list[tuple[bytes, ...]]
+    ) -> None:
+        (root / "page").write_bytes(b"content")
+        files = open_files(root, cache_bytes=100_000)
+        files.shares_looks = False
+        kept = await until_kept(files, "page")
+        await self.look(files, kept)
+        looks.clear()
+        for _ in range(5):
+            files.is_current(kept)
+        assert len(looks) == 5
+
+    @pytest.mark.parametrize("path", ["page", "nothing"])
+    async def test_what_all_want_is_loaded_once(
+        self, root: Path, counting_disk: CountingDisk, reads: Reads, path: str
+    ) -> None:
+        (root / "page").write_bytes(b"content")
+        files = Files(root, disk=counting_disk, cache_bytes=100_000)
+        # None of them can do without a thread: what that takes is loaded by the first.
+        contents = await asyncio.gather(*(read(files, path) for _ in range(50)))
+        assert contents == [b"content" if path == "page" else None] * 50
+        assert counting_disk.hops == 1
+        assert reads.count <= (1 if path == "page" else 0)
+        files.close()
+
+    async def test_who_has_waited_too_long_for_another_goes_by_himself(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root / "page").write_bytes(b"content")
+        disk = CountingDisk(queue_s=0.01)
+        files = Files(root, disk=disk, way=Way.WALK)
+        begun, may_go = threading.Event(), threading.Event()
+
+        def hanging(descriptor: int, offset: int, size_bytes: int) -> bytes:
+            if not begun.is_set():
+                begun.set()
+                may_go.wait()
+            return os.pread(descriptor, size_bytes, offset)
+
+        monkeypatch.setattr(files_module, "read_at", hanging)
+        first = asyncio.ensure_future(read(files, "page"))
+        await asyncio.to_thread(begun.wait)
+        assert await read(files, "page") == b"content"
+        assert not first.done()
+        may_go.set()
+        assert await first == b"content"
+        assert disk.hops == 2
+        files.close()
+        disk.close()
+
+    @pytest.mark.parametrize("end", ["cancelled", "refused"])
+    async def test_when_the_one_who_loads_fails_the_others_are_served(
+        self, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, end: str
+    ) -> None:
+        (root / "page").write_bytes(b"content")
+        begun, may_go = threading.Event(), threading.Event()
+
+        class FailingOnce(Root):
+            def open_file(self, segments: Sequence[bytes]) -> int:
+                if not begun.is_set():
+                    begun.set()
+                    may_go.wait()
+                    raise OSError(errno.EIO, "made up")
+                return super().open_file(segments)
+
+        monkeypatch.setattr(files_module, "Root", FailingOnce)
+        files = Files(root, disk=disk)
+        first = asyncio.ensure_future(files.find([as_file("page")]))
+        others = [asyncio.ensure_future(read(files, "page")) for _ in range(5)]
+        await asyncio.to_thread(begun.wait)
+        if end == "cancelled":
+            first.cancel()
+        may_go.set()
+        with pytest.raises(asyncio.CancelledError if end == "cancelled" else Refused):
+            await first
+        assert await asyncio.gather(*others) == [b"content"] * 5
         files.close()
