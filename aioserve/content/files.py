@@ -160,20 +160,17 @@ class Files:
         All of them are looked for in the same root, even while a deploy switches it.
         Raises Refused when one cannot be looked up before that.
         """
-        wanted = [candidate for candidate in candidates if self._may_exist(candidate)]
-        if not wanted:
-            return None
         try:
-            return self._find_at_once(wanted)
+            return self.find_at_once(candidates)
         except BlockingIOError:
-            pass
+            wanted = [candidate for candidate in candidates if self._may_exist(candidate)]
         segments = wanted[0].segments
         other = self._loading.get(segments)
         if other is not None:
             # Loaded once for all; whoever has waited too long gets a thread, or none, by himself.
             await asyncio.wait([other], timeout=self._disk.queue_s)
             with contextlib.suppress(BlockingIOError):
-                return self._find_at_once(wanted)
+                return self.find_at_once(wanted)
         mine = asyncio.get_running_loop().create_future()
         self._loading.setdefault(segments, mine)
         try:
@@ -197,6 +194,31 @@ class Files:
             if self._loading.get(segments) is mine:
                 del self._loading[segments]
             mine.set_result(None)
+
+    def find_at_once(self, candidates: Sequence[Candidate]) -> Found | None:
+        """The same as `find`, without waiting. Raises BlockingIOError when a thread has to look."""
+        absent = None
+        for candidate in candidates:
+            if candidate.segments == absent or not self._may_exist(candidate):
+                continue
+            kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
+            if kept is not None and self.is_current(kept):
+                return Found(candidate, share(kept.variant))
+            try:
+                # The lock holds the root, and nobody waits under it.
+                with self._lock:
+                    found = self._look_for_at_once(candidate, self._ensure_root())
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    raise BlockingIOError from None
+                absent = candidate.segments if error.errno == errno.ENOENT else None
+            else:
+                if found is not None:
+                    self._keep(found)
+                    return found
+        return None
 
     def find_kept(self, candidate: Candidate) -> Kept | None:
         """What is kept of that name, if it is current."""
@@ -258,31 +280,6 @@ class Files:
 
     # On the event loop, without waiting.
 
-    def _find_at_once(self, candidates: Sequence[Candidate]) -> Found | None:
-        """The same as `find`. Raises BlockingIOError when a thread has to look."""
-        absent = None
-        for candidate in candidates:
-            if candidate.segments == absent:
-                continue
-            kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
-            if kept is not None and self.is_current(kept):
-                return Found(candidate, share(kept.variant))
-            try:
-                # The lock holds the root, and nobody waits under it.
-                with self._lock:
-                    found = self._look_for_at_once(candidate, self._ensure_root())
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
-                    raise BlockingIOError from None
-                absent = candidate.segments if error.errno == errno.ENOENT else None
-            else:
-                if found is not None:
-                    self._keep(found)
-                    return found
-        return None
-
     def _ensure_root(self) -> Root:
         """The root, while it needs no look at its name. Raises BlockingIOError otherwise."""
         if self._root is None or self._clock() >= self._next_look_s:
@@ -296,11 +293,8 @@ class Files:
         return self._take_file(descriptor, candidate, root, read_in_memory)
 
     def _keep(self, found: Found) -> None:
-        """Keeps a file that was found, unless it is too new or not to be reached without links."""
+        """Keeps a file that was found, unless it was too new or is not to be reached without links."""
         if found.variant is None or found.version is None or not self._cache.keeps:
-            return
-        *_, mtime_ns, ctime_ns = found.version
-        if max(mtime_ns, ctime_ns) > time.time_ns() - _RACY_NS:
             return
         segments = found.candidate.segments
         with contextlib.suppress(OSError), self._lock:
@@ -346,6 +340,8 @@ class Files:
         it gets.
         """
         is_kept = False
+        # Before its content is read: what changes after that has to have another time.
+        racy_ns = time.time_ns() - _RACY_NS
         try:
             now = os.fstat(descriptor)
             if not stat.S_ISREG(now.st_mode):
@@ -360,11 +356,11 @@ class Files:
                 if len(data) == before.st_size and _version(now) == _version(before):
                     handle = OpenFile(self._disk, key, data=data)
                     variant = Variant(None, len(data), now.st_mtime_ns, handle)
-                    return Found(candidate, variant, _version(now), root)
+                    return Found(candidate, variant, _lasting_version(now, racy_ns), root)
             handle = OpenFile(self._disk, key, descriptor=descriptor)
             is_kept = True
             variant = Variant(None, now.st_size, now.st_mtime_ns, handle)
-            return Found(candidate, variant, _version(now), root)
+            return Found(candidate, variant, _lasting_version(now, racy_ns), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
@@ -430,3 +426,8 @@ def _close_found(found: Found | None) -> None:
 
 def _version(status: os.stat_result) -> Version:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
+    """Its version; None when it has been changed since `racy_ns`, as others may follow that look the same."""
+    return None if max(status.st_mtime_ns, status.st_ctime_ns) > racy_ns else _version(status)
