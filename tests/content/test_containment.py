@@ -26,6 +26,7 @@ from aioserve.content.containment import (
     Root,
     Symlinks,
     Way,
+    join_segments,
     load_at_once,
     load_openat2,
     open_named_file,
@@ -666,7 +667,7 @@ class TestWithoutWaiting:
         everywhere: bytes | str | None,
     ) -> None:
         root = self.open_root(linked_tree / "root", symlinks)
-        status = until_decided(lambda: root.look_at_once(as_file(path).segments))
+        status = until_decided(lambda: root.look_at_once(join_segments(as_file(path).segments)))
         if none is None:
             assert status in (None, WAITS)
         else:
@@ -699,7 +700,7 @@ class TestWithoutWaiting:
         root = self.open_root(linked_tree / "root", Symlinks.INSIDE)
         before = open_descriptors()
         for path in ("file.txt", "folder", "to-file", "nothing"):
-            until_decided(partial(root.look_at_once, as_file(path).segments))
+            until_decided(partial(root.look_at_once, join_segments(as_file(path).segments)))
             until_decided(partial(root.has_folder_at_once, as_file(path).segments))
         assert open_descriptors() == before
         root.drop()
@@ -708,7 +709,7 @@ class TestWithoutWaiting:
         (public_root / "secret").touch(0o000)
         root = self.open_root(public_root, Symlinks.INSIDE)
         with without_privileges():
-            assert until_decided(lambda: root.look_at_once((b"secret",))) == (public_root / "secret").stat()
+            assert until_decided(lambda: root.look_at_once(b"secret")) == (public_root / "secret").stat()
         root.drop()
 
     def test_whether_it_is_a_file_that_is_forbidden_takes_a_second_question(self, public_root: Path) -> None:
@@ -729,7 +730,7 @@ class TestWithoutWaiting:
         self, root: Path, segments: tuple[bytes, ...]
     ) -> None:
         held = self.open_root(root, Symlinks.ALL)
-        for ask in (held.open_file_at_once, held.has_folder_at_once, held.look_at_once):
+        for ask in (held.open_file_at_once, held.has_folder_at_once, join_segments):
             with pytest.raises(FileNotFoundError):
                 ask(segments)
         held.drop()
@@ -751,9 +752,11 @@ class TestWithoutWaiting:
         self.check_that_it_waits(self.open_root(root, symlinks))
 
     def check_that_it_waits(self, root: Root) -> None:
-        for ask in (root.open_file_at_once, root.has_folder_at_once, root.look_at_once):
+        for ask in (root.open_file_at_once, root.has_folder_at_once):
             with pytest.raises(BlockingIOError):
                 ask(())
+        with pytest.raises(BlockingIOError):
+            root.look_at_once(b".")
         root.drop()
 
     def test_it_is_there_even_when_the_working_folder_may_not_be_entered(
