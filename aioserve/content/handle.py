@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
+# Where a byte goes of which only is asked whether it is there.
+_ONE_BYTE = (bytearray(1),)
+
 # What tmpfs and ramfs call themselves (Linux, statfs): a file there is in memory wherever one looks.
 _MEMORY_FILE_SYSTEMS = (0x01021994, 0x858458F6)
 
@@ -31,10 +34,10 @@ class Descriptor:
     Closed under a running read, the number could already name another file when the kernel looks at it.
     """
 
-    __slots__ = ("_lock", "_number", "_users")
+    __slots__ = ("_lock", "_users", "number")
 
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
         self._lock = Lock()
         self._users = 1
 
@@ -44,13 +47,13 @@ class Descriptor:
             if not self._users:
                 raise ValueError("the file is closed")
             self._users += 1
-            return self._number
+            return self.number
 
     def drop(self) -> None:
         with self._lock:
             self._users -= 1
             if not self._users:
-                os.close(self._number)
+                os.close(self.number)
 
 
 class OpenFile:
@@ -95,27 +98,28 @@ class OpenFile:
     async def call(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, called in a thread. Raises as `read` does."""
         try:
-            return await self._disk.run(self._key, partial(self._call, function), queue_s=None)
+            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=None)
         except Busy as busy:
             raise OSError(errno.ESHUTDOWN, "The disk is closed") from busy
 
     def call_at_once(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, here and now; it must not wait for a disk."""
-        return self._call(function)
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        # Nobody closes it meanwhile: this handle is a user of it, and belongs to this thread.
+        return function(self._descriptor.number)
 
     def read_at_once(self, start: int, stop: int) -> bytes:
         """The bytes `[start, stop)`, without waiting. Raises BlockingIOError when that needs a disk."""
         if self.data is not None:
             return self.data[start:stop]
-        return self._call(lambda descriptor: read_in_memory(descriptor, start, stop - start))
+        return self.call_at_once(lambda descriptor: read_in_memory(descriptor, start, stop - start))
 
-    def is_in_memory(self, start: int, stop: int) -> bool:
-        """Whether the kernel has the bytes `[start, stop)` in its memory, as far as the two ends tell."""
-        return self._call(
-            lambda descriptor: has_in_memory(descriptor, start) and has_in_memory(descriptor, stop - 1)
-        )
+    def has_in_memory(self, offset: int) -> bool:
+        """Whether the kernel has the byte at `offset` in its memory; false also where there is none."""
+        return self.call_at_once(lambda descriptor: has_in_memory(descriptor, offset))
 
-    def _call(self, function: Callable[[int], T]) -> T:
+    def _call_in_thread(self, function: Callable[[int], T]) -> T:
         descriptor = self._descriptor
         if descriptor is None:
             raise ValueError("the file is closed")
@@ -174,10 +178,12 @@ def read_in_memory(descriptor: int, offset: int, size_bytes: int) -> bytes:
 
 def has_in_memory(descriptor: int, offset: int) -> bool:
     """Whether the kernel has the byte at `offset` in its memory; false also where there is none."""
-    try:
-        return len(read_in_memory(descriptor, offset, 1)) == 1
-    except BlockingIOError:
+    if not _NOWAIT:
         return False
+    try:
+        return os.preadv(descriptor, _ONE_BYTE, offset, _NOWAIT) == 1
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP and _is_on_memory_file_system(descriptor)
 
 
 def _is_on_memory_file_system(descriptor: int) -> bool:

@@ -36,7 +36,8 @@ class Site:
         """Decides the answer when it is entered, and keeps what it needs open until the block ends.
 
         `now_s` is the time of the answer's Date in Unix seconds. Entering raises BadRequest for a target that
-        names nothing and for a method after which the connection cannot go on.
+        names nothing and for a method after which the connection cannot go on. With `async with` it waits for
+        the disk; with `with` it raises BlockingIOError instead.
         """
         return Response(self, request, now_s)
 
@@ -78,7 +79,7 @@ class Site:
 
 
 class Response:
-    """What `Site.respond` gives: `async with` it for the Plan.
+    """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
 
     Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
     """
@@ -92,23 +93,39 @@ class Response:
         self._found: Found | None = None
 
     async def __aenter__(self) -> Plan:
-        site, request = self._site, self._request
+        request = self._request
         target = parse_target(request.method, request.target)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
         try:
-            self._found = await site.files.find(site.list_candidates(target))
+            found = await self._site.files.find(self._site.list_candidates(target))
         except Refused as refused:
             # A page that cannot be shown changes nothing about what was not found before it.
             is_page = refused.candidate is _NOT_FOUND_PAGE
             return plan_error(request, 404 if is_page else refused.status)
+        return self._plan(target, found)
+
+    def __enter__(self) -> Plan:
+        request = self._request
+        target = parse_target(request.method, request.target)
+        if request.method not in ("GET", "HEAD"):
+            return _plan_other_method(request)
+        return self._plan(target, self._site.files.find_at_once(self._site.list_candidates(target)))
+
+    def _plan(self, target: Target, found: Found | None) -> Plan:
+        self._found = found
         try:
-            return site.plan(request, target, self._found, self._now_s)
+            return self._site.plan(self._request, target, found, self._now_s)
         except BaseException:
             self._close()
             raise
 
     async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()

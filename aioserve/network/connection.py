@@ -32,6 +32,7 @@ from aioserve.protocol.http1 import (
     parse_fields,
     parse_head,
     parse_request_fields,
+    parse_request_line,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.plan import Bytes, Empty, Field, Plan, Slice, find_conditions, plan_error
@@ -115,28 +116,60 @@ class Shortcuts:
         self._clock = clock
         self._server_field = server_field
         self._max_fields = limits.fields
+        self._max_line_bytes = limits.request_line_bytes
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, limits.head_bytes)
         self._lines: dict[bytes, Known] = {}
         self._blocks: dict[bytes, Asked | None] = {}
 
-    def find(self, head: bytes) -> tuple[Ready, Known, Asked] | None:
-        """The answer to `head`, when it is one whole head and asks for a file that is kept and unchanged."""
+    def find(self, head: bytes) -> tuple[Ready, Request, Asked] | None:
+        """The answer to `head`, when that is one whole head that asks for nothing else of the connection, and
+        all that is needed is in memory. The fields are those of Asked; those of the request may be older."""
         end = head.find(b"\r\n")
-        known = self._lines.get(head[:end])
-        if known is None:
-            return None
         block = head[end:]
         asked = self._blocks[block] if block in self._blocks else self._read_block(block, len(head))
-        kept, answers, _ = known
-        if asked is None or not (kept in self._looked_at or self._files.is_current(kept)):
+        if asked is None:
             return None
-        ready = answers.get(asked.conditions) or self._prepare(known, asked)  # type: ignore[arg-type]
-        return None if ready is None else (ready, known, asked)
+        known = self._lines.get(head[:end])
+        if known is None or not known.kept.is_held:
+            return self._look_up(head, end, asked)
+        kept, answers, request = known
+        ready = answers.get(asked.conditions)  # type: ignore[arg-type]  # None has no answer
+        if ready is None and not _can_prepare(known, asked):
+            return None
+        if not (kept in self._looked_at or self._files.is_current(kept)):
+            return None
+        if ready is None:
+            plan = self._site.plan_kept(request._replace(fields=asked.fields), kept, self._clock.now_s)
+            ready = self._make_ready(plan)
+            has_data = kept.variant.handle.data is not None
+            if ready is not None and has_data and asked.conditions is not None and plan.status in (200, 304):
+                kept.remember(request.method, asked.conditions, ready)
+        return None if ready is None else (ready, request, asked)
+
+    def _look_up(self, head: bytes, end: int, asked: Asked) -> tuple[Ready, Request, Asked] | None:
+        """The same for a request line that is not known, or of a file that was let go."""
+        if end > self._max_line_bytes:
+            return None
+        try:
+            method, target, version = parse_request_line(head[: end + 2])
+            if version != (1, 1):
+                return None
+            request = Request(method, target, version, asked.fields)
+            with self._site.respond(request, self._clock.now_s) as plan:
+                ready = self._make_ready(plan)
+        except (BadRequest, BlockingIOError):
+            return None
+        if plan.status in (200, 206, 304):
+            self.remember(head, request)
+        return None if ready is None else (ready, request, asked)
 
     def remember(self, head: bytes, request: Request) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
         end = head.find(b"\r\n")
         if request.version != (1, 1) or not 0 < end < self._max_head_bytes:
+            return
+        known = self._lines.get(head[:end])
+        if known is not None and known.kept.is_held:
             return
         kept = self._site.find_kept(request)
         if kept is None:
@@ -170,19 +203,14 @@ class Shortcuts:
             return None
         return Asked(lines, find_conditions(fields), fields)
 
-    def _prepare(self, known: Known, asked: Asked) -> Ready | None:
-        """Makes the answer as the long way does, if the bytes that it needs are in memory and few."""
-        kept, _, request = known
-        data = kept.variant.handle.data
-        if data is None and asked.conditions == "" and request.method == "GET":
-            return None
-        plan = self._site.plan_kept(request._replace(fields=asked.fields), kept, self._clock.now_s)
+    def _make_ready(self, plan: Plan) -> Ready | None:
+        """The bytes of an answer on a connection that goes on; None: they are too many, or not in memory."""
         match plan.body:
             case Empty():
                 body = b""
             case Bytes(body):
                 pass
-            case Slice(handle, start, stop) if data is not None or stop - start <= _MAX_AT_ONCE_BYTES:
+            case Slice(handle, start, stop) if handle.data is not None or stop - start <= _MAX_AT_ONCE_BYTES:
                 try:
                     body = handle.read_at_once(start, stop)
                 except BlockingIOError:
@@ -192,10 +220,13 @@ class Shortcuts:
         head = format_head(plan.status, (("Date", self._clock.date), *self._server_field), plan.fields)
         date_at = head.index(_BEFORE_DATE) + len(_BEFORE_DATE)
         date_end = date_at + len(self._clock.date_bytes)
-        ready = Ready(head[:date_at], head[date_end:], body, len(head) + len(body), plan.status)
-        if data is not None and asked.conditions is not None and plan.status in (200, 304):
-            kept.remember(request.method, asked.conditions, ready)
-        return ready
+        return Ready(head[:date_at], head[date_end:], body, len(head) + len(body), plan.status)
+
+
+def _can_prepare(known: Known, asked: Asked) -> bool:
+    """False for a large file as a whole: to find that out again would be for nothing."""
+    has_data = known.kept.variant.handle.data is not None
+    return has_data or asked.conditions != "" or known.request.method == "HEAD"
 
 
 class Connection:
@@ -342,7 +373,7 @@ class Connection:
         found = self._shortcuts.find(head)
         if found is None:
             return False
-        (start, rest, body, size_bytes, status), known, asked = found
+        (start, rest, body, size_bytes, status), request, asked = found
         self._stream.write_at_once((start, self._clock.date_bytes, rest, body), size_bytes)
         now = self._loop.time()
         self._idle_since = now
@@ -352,7 +383,7 @@ class Connection:
                 Exchange(
                     client=self._client,
                     at_s=at_s,
-                    request_line=_format_request_line(known.request),
+                    request_line=_format_request_line(request),
                     status=status,
                     sent_bytes=len(body),
                     duration_s=time.time() - at_s,

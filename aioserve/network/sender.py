@@ -21,7 +21,7 @@ from aioserve.protocol.variant import Handle
 _PIECE_BYTES = 256 * 1024
 
 # What one call to the kernel moves at the most, so that a fast client leaves the loop to others.
-_WINDOW_BYTES = 512 * 1024
+_WINDOW_BYTES = 1024 * 1024
 
 
 class UnreadBody(Exception):
@@ -69,7 +69,7 @@ async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice
 
 async def _ensure_readable(part: Slice) -> None:
     """Waits for the first byte: as long as nothing is sent, a disk that fails is an answer of its own."""
-    if part.handle.is_in_memory(part.start, part.start + 1):
+    if part.handle.has_in_memory(part.start):
         return
     try:
         first = await part.handle.read(part.start, 1)
@@ -100,12 +100,12 @@ async def _send_directly(direct: DirectSocket, head: bytes, parts: Sequence[Byte
 async def _send_slice(direct: DirectSocket, handle: Handle, start: int, stop: int) -> None:
     while start < stop:
         end = min(start + _WINDOW_BYTES, stop)
-        if handle.is_in_memory(start, end):
+        # The two ends tell of what is between them.
+        is_in_memory = handle.has_in_memory(start) and handle.has_in_memory(end - 1)
+        if is_in_memory:
             sent_bytes = handle.call_at_once(partial(direct.send_file, start, end - start))
-            was_in_memory = True
         else:
             sent_bytes = await handle.call(partial(_send_from_disk, direct, start, end, stop))
-            was_in_memory = False
         if sent_bytes < 0:
             await direct.wait_until_writable()
             continue
@@ -113,8 +113,8 @@ async def _send_slice(direct: DirectSocket, handle: Handle, start: int, stop: in
             raise TornBody
         direct.count(sent_bytes)
         start += sent_bytes
-        if was_in_memory and start == end < stop:
-            # It has room for more, but the others come first.
+        if is_in_memory and start == end < stop:
+            # There is room for more, but the others come first.
             await asyncio.sleep(0)
 
 

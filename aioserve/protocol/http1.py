@@ -169,15 +169,24 @@ def parse_head(head: bytes, *, max_fields: int) -> Request:
     Raises BadRequest: 400, 431 for too many fields, 505 for a version that is neither 1.0 nor 1.1.
     """
     empty = _EMPTY_LINES.match(head)
-    line = _REQUEST_LINE.match(head, empty.end() if empty is not None else 0)
-    if line is None:
+    start = empty.end() if empty is not None else 0
+    line_end = head.index(b"\r\n", start) + 2
+    method, target, version = parse_request_line(head[start:line_end])
+    return Request(
+        method, target, version, parse_request_fields(head[line_end:-2], version, max_fields=max_fields)
+    )
+
+
+def parse_request_line(line: bytes) -> tuple[str, bytes, tuple[int, int]]:
+    """Reads a request line with its CRLF: method, target and version. Raises BadRequest(400 or 505)."""
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
         raise BadRequest(400, "malformed request line")
-    method, target, major, minor = line.groups()
+    method, target, major, minor = match.groups()
     version = (int(major), int(minor))
     if version not in ((1, 0), (1, 1)):
         raise BadRequest(505, "neither HTTP/1.0 nor HTTP/1.1")
-    fields = parse_request_fields(head[line.end() : -2], version, max_fields=max_fields)
-    return Request(method.decode("ascii"), target, version, fields)
+    return method.decode("ascii"), target, version
 
 
 def parse_request_fields(block: bytes, version: tuple[int, int], *, max_fields: int) -> Fields:

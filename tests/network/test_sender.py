@@ -331,7 +331,7 @@ class TestFilesThatCannotBeRead:
             def read_at_once(self, start: int, stop: int) -> bytes:
                 raise BlockingIOError
 
-            def is_in_memory(self, start: int, stop: int) -> bool:
+            def has_in_memory(self, offset: int) -> bool:
                 return False
 
             def close(self) -> None:
