@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from aioserve.config import Config
 from aioserve.content.containment import Symlinks
@@ -79,12 +79,18 @@ class Server:
         root: str | os.PathLike[str],
         config: Config,
         *,
+        sockets: Sequence[socket.socket] = (),
         observer: Callable[[Exchange], None] | None = None,
         on_tick: Callable[[], None] | None = None,
     ) -> Server:
-        """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second."""
+        """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second.
+
+        With `sockets` it takes connections from these, which are bound, instead of binding some by itself;
+        it closes them when it stops, and cannot be started again.
+        """
         server = cls.__new__(cls)
         server._set_up(root, config, observer)
+        server._sockets = sockets
         if on_tick is not None:
             server._clock.each_tick(lambda _: on_tick())
         return server
@@ -98,6 +104,7 @@ class Server:
         self._root = root
         self._config = config
         self._observe = observe
+        self._sockets: Sequence[socket.socket] = ()
         self._clock = Clock()
         self._clock.each_tick(self._sweep)
         self._server_field: tuple[Field, ...] = (("Server", "aioserve"),) if config.server_header else ()
@@ -184,13 +191,18 @@ class Server:
 
     async def _listen(self) -> None:
         port = self._config.port
-        for host in self._config.host:
+        for bound in self._sockets:
+            self._add_listener(bound)
+        for host in () if self._sockets else self._config.host:
             for bound in await bind(host, port):
                 port = port or bound.getsockname()[1]
-                self._listeners.append(Listener(bound, self._config.backlog, self._connected))
+                self._add_listener(bound)
         for listener in self._listeners:
             await listener.start()
         self._addresses = tuple(listener.address for listener in self._listeners)
+
+    def _add_listener(self, bound: socket.socket) -> None:
+        self._listeners.append(Listener(bound, self._config.backlog, self._connected))
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Stops accepting, ends idle connections, lets answers finish for `grace_s` seconds (None: as the
@@ -323,6 +335,27 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     address."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return _bind_found(found, host, port)
+
+
+def listen(hosts: Sequence[str], port: int, backlog: int) -> list[socket.socket]:
+    """The same for several hosts, before there is a loop; the sockets listen, so nobody else has the port."""
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            sockets += _bind_found(found, host, port)
+            port = port or sockets[0].getsockname()[1]
+        for bound in sockets:
+            bound.listen(backlog)
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def _bind_found(found: Sequence[tuple[Any, ...]], host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
