@@ -23,7 +23,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 
 # What an installer writes into the script `aioserve`; the one that is installed may be of another version.
-SCRIPT = "import re, sys; from aioserve.cli import main; sys.exit(main())"
+SCRIPT = "import re, sys; from aioserve.__main__ import main; sys.exit(main())"
 
 COMMANDS = {
     "aioserve serve": ("-c", SCRIPT, "serve", "--port", "0"),

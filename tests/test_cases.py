@@ -25,7 +25,7 @@ EXCEPTIONS = json.loads(Path(__file__).with_name("case_exceptions.json").read_te
 # Everything that is loaded later would be out of reach of the user that nobody is.
 SERVE_AS_NOBODY = """
 import asyncio, ctypes, os, sys, aiofiles.os
-import aioserve, uvloop
+import aioserve.network.connection, uvloop
 from aioserve import Server
 if os.geteuid() == 0:
     os.setgroups([])

@@ -267,6 +267,20 @@ class TestImports:
             | {"rich", "pydoc", "doctest", "unittest", "multiprocessing", "aioserve.network.machine"}
         )
 
+    def test_what_only_a_request_needs_is_not_loaded_before_the_server_listens(self, root: Path) -> None:
+        done = run_program(
+            "def list_loaded(*_):\n    print(*sys.modules)\n    raise SystemExit\n"
+            "cli._announce = list_loaded\ncli.main()",
+            *("serve", root, "--port", 0),
+        )
+
+        loaded = set(done.stdout.split())
+        assert "aioserve.network.server" in loaded
+        assert loaded.isdisjoint({"aiofiles", "aioserve.content.site", "aioserve.network.connection"})
+        assert {name for name in loaded if name.startswith("aioserve.protocol.")} == {
+            "aioserve.protocol.conditional"  # for the Date
+        }
+
 
 # ---- what is served --------------------------------------------------------------------------------------
 

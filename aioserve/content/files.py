@@ -16,11 +16,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.containment import Root, Symlinks, Way, open_named_file
 from aioserve.content.disk import Busy, Disk
-from aioserve.protocol.plan import Variant
+
+if TYPE_CHECKING:
+    from aioserve.protocol.plan import Variant
 
 
 class Kind(Enum):
@@ -43,11 +45,15 @@ class Found(NamedTuple):
 
 
 class Refused(Exception):
-    """It could not be looked up: `status` is 403 (no permission) or 503 (try again later)."""
+    """It could not be looked up: `status` is 403 (no permission) or 503 (try again later).
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
+    `candidate` is the one at fault, and none before it exists; None when it is no single one.
+    """
+
+    def __init__(self, status: int, candidate: Candidate | None = None) -> None:
+        super().__init__(status, candidate)
         self.status = status
+        self.candidate = candidate
 
 
 # What an error of the operating system means to a client. None: nothing of that name can be served, as if it
@@ -164,7 +170,7 @@ class Files:
                 except OSError as error:
                     status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
                     if status is not None:
-                        raise Refused(status) from error
+                        raise Refused(status, candidate) from error
                 else:
                     if found is not None:
                         return found
@@ -184,6 +190,9 @@ class Files:
         version and half of another. A file that does not keep still is left open, and the sender counts what
         it gets.
         """
+        # Here, not at the top: a server can open its root, and listen, without it.
+        from aioserve.protocol.plan import Variant
+
         is_kept = False
         try:
             now = os.fstat(descriptor)

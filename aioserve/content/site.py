@@ -45,7 +45,9 @@ class Site:
         try:
             found = await self._files.find(candidates)
         except Refused as refused:
-            yield plan_error(request, refused.status)
+            # A page that cannot be shown changes nothing about what was not found before it.
+            is_page = refused.candidate is _NOT_FOUND_PAGE
+            yield plan_error(request, 404 if is_page else refused.status)
             return
         try:
             yield self._plan(request, target, found, now_s)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange
 from aioserve.network.clock import Clock
-from aioserve.network.sender import TornBody, send_answer
+from aioserve.network.sender import TornBody, UnreadBody, send_answer
 from aioserve.network.stream import Stream
 from aioserve.protocol.http1 import (
     CHUNKED,
@@ -77,6 +77,8 @@ class Connection:
         # Since when nothing is read or answered, in the loop's seconds; None while something is.
         self._idle_since: float | None = None
         self._is_draining = False
+        # The one that is being answered; None when there is none, or when it could not be read.
+        self._request: Request | None = None
         self._begin_exchange()
         self._find_head_end = functools.partial(
             find_head_end, max_line_bytes=limits.request_line_bytes, max_head_bytes=limits.head_bytes
@@ -111,7 +113,7 @@ class Connection:
             self._stream.abort()
             return
         with contextlib.suppress(ConnectionError):
-            await self._send(None, plan_error(None, 500), keep=False)
+            await self._send(plan_error(self._request, 500), keep=False)
             await self._stream.close()
 
     def drain(self) -> None:
@@ -129,17 +131,16 @@ class Connection:
         """Reads one request and answers it; True when another may follow on the connection."""
         try:
             head = await self._read_head()
-            if head is None:
-                return False
-            return await self._answer(head)
+            return head is not None and await self._answer(head)
         except BadRequest as error:
             _logger.debug("%s: %d, %s", self._client, error.status, error.reason)
-            await self._send(None, plan_error(None, error.status), keep=False)
+            await self._send(plan_error(self._request, error.status), keep=False)
             return False
 
     async def _read_head(self) -> bytes | None:
         """The next head; None when the client is done. Raises BadRequest: 408 when it takes too long."""
         stream = self._stream
+        self._request = None
         if not stream.has_data:
             if self._is_draining:
                 return None
@@ -164,24 +165,17 @@ class Connection:
         self._answered_bytes = self._stream.written_bytes
 
     async def _answer(self, head: bytes) -> bool:
-        request = parse_head(head, max_fields=self._limits.fields)
-        try:
-            is_body_read = await self._discard_body(request)
-            keep = is_body_read and keeps_alive(request)
-            async with self._site.respond(request, self._clock.now_s) as plan:
-                try:
-                    await self._send(request, plan, keep and not self._is_draining)
-                    return keep
-                except OSError as error:
-                    if isinstance(error, ConnectionError):
-                        raise
-                    _logger.warning("a file could not be read: errno %s", error.errno)
-            await self._send(request, plan_error(request, 503), keep)
-            return keep
-        except BadRequest as error:
-            _logger.debug("%s: %d, %s", self._client, error.status, error.reason)
-            await self._send(request, plan_error(request, error.status), keep=False)
-            return False
+        request = self._request = parse_head(head, max_fields=self._limits.fields)
+        is_body_read = await self._discard_body(request)
+        keep = is_body_read and keeps_alive(request)
+        async with self._site.respond(request, self._clock.now_s) as plan:
+            try:
+                await self._send(plan, keep)
+                return keep
+            except UnreadBody as error:
+                _logger.warning("a file could not be read: %s", error)
+        await self._send(plan_error(request, 503), keep)
+        return keep
 
     async def _discard_body(self, request: Request) -> bool:
         """Reads and drops the request's body, which nothing here wants; False when the connection cannot be
@@ -226,9 +220,10 @@ class Connection:
         parse_fields(trailer, max_fields=self._limits.fields)
         return True
 
-    async def _send(self, request: Request | None, plan: Plan, keep: bool) -> None:
-        """Sends `plan` and tells the observer. `keep` says whether the connection stays open after it."""
-        head = format_head(plan.status, self._format_wire_fields(request, keep), plan.fields)
+    async def _send(self, plan: Plan, keep: bool) -> None:
+        """Sends `plan` and tells the observer. `keep` says whether the connection may stay open after it."""
+        request = self._request
+        head = format_head(plan.status, self._format_wire_fields(keep and not self._is_draining), plan.fields)
         before, is_whole = self._stream.written_bytes, False
         try:
             await send_answer(self._stream, head, plan.body)
@@ -250,11 +245,11 @@ class Connection:
                     )
                 )
 
-    def _format_wire_fields(self, request: Request | None, keep: bool) -> tuple[Field, ...]:
+    def _format_wire_fields(self, keep: bool) -> tuple[Field, ...]:
         fields = (("Date", self._clock.date), *self._server_field)
         if not keep:
             return (*fields, ("Connection", "close"))
-        if request is not None and request.version == (1, 0):
+        if self._request is not None and self._request.version == (1, 0):
             return (*fields, ("Connection", "keep-alive"))
         return fields
 

@@ -14,6 +14,10 @@ from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
 _PIECE_BYTES = 256 * 1024
 
 
+class UnreadBody(Exception):
+    """Nothing of the file could be read: nothing has been sent, and another answer is still possible."""
+
+
 class TornBody(Exception):
     """The file ended before its announced length: the answer cannot be completed, nor taken back."""
 
@@ -21,8 +25,8 @@ class TornBody(Exception):
 async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
     """Sends `head` and what `body` stands for.
 
-    Raises OSError when the first piece cannot be read: nothing is sent then. Raises TornBody when a later one
-    cannot, ConnectionError when the client has left.
+    Raises UnreadBody when the first piece cannot be read, TornBody when a later one cannot, ConnectionError
+    when the client has left.
     """
     match body:
         case Empty():
@@ -41,7 +45,13 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
             assert_never(body)
     # Left to the garbage collector, a generator that did not come to its end makes a task that nobody owns.
     async with aclosing(pieces):
-        stream.write(head + await anext(pieces))
+        try:
+            first = await anext(pieces)
+        except OSError as error:
+            raise UnreadBody(f"errno {error.errno}") from error
+        except TornBody as error:
+            raise UnreadBody("it has become shorter") from error
+        stream.write(head + first)
         await stream.drain()
         while True:
             try:

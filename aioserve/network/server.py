@@ -12,19 +12,20 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aioserve.config import Config
 from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
-from aioserve.content.site import Site
-from aioserve.network.access_log import Exchange, make_log_observer
 from aioserve.network.clock import Clock
-from aioserve.network.connection import Connection, ConnectionLimits
 from aioserve.network.listener import Listener
 from aioserve.network.stream import Stream, StreamLimits
-from aioserve.protocol.plan import Field
+
+if TYPE_CHECKING:
+    from aioserve.network.access_log import Exchange
+    from aioserve.network.connection import Connection
+    from aioserve.protocol.plan import Field
 
 if sys.platform != "win32":
     import resource
@@ -69,6 +70,8 @@ class Server:
         host: str | Sequence[str] = "127.0.0.1",
         **options: object,
     ) -> None:
+        from aioserve.network.access_log import make_log_observer
+
         config = Config.from_options(port=port, host=host, **options)
         observe = make_log_observer(config.log_format) if config.log_format != "off" else None
         self._set_up(root, config, observe)
@@ -114,16 +117,6 @@ class Server:
             linger_idle_s=config.linger_idle_s,
             linger_total_s=config.linger_total_s,
             linger_bytes=config.linger_bytes,
-        )
-        self._connection_limits = ConnectionLimits(
-            request_line_bytes=config.request_line_bytes,
-            head_bytes=config.head_bytes,
-            fields=config.fields,
-            head_timeout_s=config.head_timeout_s,
-            body_timeout_s=config.body_timeout_s,
-            body_discard_bytes=config.body_discard_bytes,
-            keepalive_timeout_s=config.keepalive_timeout_s,
-            keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
         )
         self._max_connections = config.connections or find_connection_limit()
         self._max_descriptor = find_descriptor_limit() - _SPARE_DESCRIPTORS
@@ -176,7 +169,7 @@ class Server:
                 disk=self._disk,
             )
             self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
-            self._site = Site(self._files, index=self._config.index)
+            self._connect: Callable[..., Connection] | None = None
             try:
                 await self._listen()
             except BaseException:
@@ -187,7 +180,39 @@ class Server:
             self._disk.close()
             raise
         self._clock.start()
-        asyncio.get_running_loop().call_soon(self._disk.load)
+        asyncio.get_running_loop().call_soon(self._load)
+
+    def _load(self) -> None:
+        """Loads what the first client needs: after listening, which a command is waited for to do."""
+        self._disk.load()
+        self._load_connect()
+
+    def _load_connect(self) -> Callable[..., Connection]:
+        """Loads what answers requests; gives what makes a connection of a stream and a client."""
+        if self._connect is None:
+            from aioserve.content.site import Site
+            from aioserve.network.connection import Connection, ConnectionLimits
+
+            config = self._config
+            limits = ConnectionLimits(
+                request_line_bytes=config.request_line_bytes,
+                head_bytes=config.head_bytes,
+                fields=config.fields,
+                head_timeout_s=config.head_timeout_s,
+                body_timeout_s=config.body_timeout_s,
+                body_discard_bytes=config.body_discard_bytes,
+                keepalive_timeout_s=config.keepalive_timeout_s,
+                keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
+            )
+            self._connect = functools.partial(
+                Connection,
+                site=Site(self._files, index=config.index),
+                clock=self._clock,
+                limits=limits,
+                server_field=self._server_field,
+                observe=self._observe,
+            )
+        return self._connect
 
     async def _listen(self) -> None:
         port = self._config.port
@@ -281,15 +306,7 @@ class Server:
     def _serve_waiting(self) -> None:
         while self._waiting and len(self._streams) - len(self._waiting) < self._max_connections:
             stream = next(iter(self._waiting))
-            connection = Connection(
-                stream,
-                self._site,
-                self._clock,
-                self._connection_limits,
-                client=self._waiting.pop(stream),
-                server_field=self._server_field,
-                observe=self._observe,
-            )
+            connection = self._load_connect()(stream, client=self._waiting.pop(stream))
             self._streams[stream] = connection
             task = asyncio.get_running_loop().create_task(connection.run())
             self._tasks.add(task)

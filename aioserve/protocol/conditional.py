@@ -13,9 +13,10 @@ import re
 from datetime import date
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioserve.protocol.message import Fields
+if TYPE_CHECKING:
+    from aioserve.protocol.message import Fields
 
 
 class Validators(NamedTuple):

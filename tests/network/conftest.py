@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aioserve import Server
+from tests.content.conftest import open_descriptors
+from tests.network.waiting import wait_until
 
 MIB = 1 << 20
+
+LARGE = b"".join(number.to_bytes(4, "big") for number in range(MIB // 4))
 
 
 def pytest_asyncio_loop_factories(
@@ -36,7 +42,7 @@ def site_root(tmp_path: Path) -> Path:
         (folder / "hello.txt").write_bytes(b"hello\n")
     (root / "index.html").write_bytes(b"<!doctype html><title>home</title>\n")
     (root / "folder" / "index.html").write_bytes(b"<!doctype html><title>folder</title>\n")
-    (root / "large.bin").write_bytes(b"".join(n.to_bytes(4, "big") for n in range(MIB // 4)))
+    (root / "large.bin").write_bytes(LARGE)
     (root / "huge.bin").touch()
     os.truncate(root / "huge.bin", 64 * MIB)  # more than the kernel's buffers of one connection hold
     return root
@@ -49,3 +55,22 @@ Serving = Callable[..., Server]
 def serving(site_root: Path) -> Serving:
     """Makes servers of `site_root`, on a free port and with the options that are given."""
     return lambda **options: Server(site_root, 0, **options)
+
+
+@pytest.fixture
+def serve(serving: Serving) -> Serving:
+    """The same, but stopping waits for every connection: one that is never ended makes the test fail."""
+    return lambda **options: serving(grace_s=1000, **options)
+
+
+def count_open() -> Counter[str]:
+    """The descriptors of this process by what they are, but for the one that libuv keeps in reserve."""
+    names = (name.partition("[")[0] for name in open_descriptors().values())
+    return Counter(name for name in names if name != os.devnull)
+
+
+async def expect_open(descriptors: Counter[str]) -> None:
+    """Returns once these and no more are open: a transport is closed in the turn after."""
+    with contextlib.suppress(TimeoutError):
+        await wait_until(lambda: count_open() == descriptors)
+    assert count_open() == descriptors

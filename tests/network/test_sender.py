@@ -1,0 +1,406 @@
+"""Bodies as they arrive at a client: whole, in ranges and parts, of files that change or cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from aioserve.content.site import Site
+from aioserve.protocol.message import Request
+from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
+from tests.content.conftest import is_open
+from tests.failures.traffic import format_request
+from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
+from tests.network.conftest import MIB, Serving
+from tests.network.waiting import wait_until
+from tests.raw_client import Answer, RawClient
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read from /proc")
+
+HELLO = format_request("/hello.txt")
+
+
+def make_content(size_bytes: int) -> bytes:
+    """Bytes that show where they stand."""
+    return b"".join(number.to_bytes(4, "big") for number in range(size_bytes // 4 + 1))[:size_bytes]
+
+
+LARGE = make_content(MIB)  # as in large.bin
+
+# Two long parts: the second begins long after what any buffer holds.
+TWO_PARTS = "Range: bytes=0-29999999,40000000-59999999"
+SECOND_PART = 40_000_000
+
+# Each is sent from a descriptor, and is longer than the buffers of a connection.
+LONG_BODIES = [pytest.param((), id="a whole file"), pytest.param((TWO_PARTS,), id="two parts of a file")]
+
+
+@pytest.fixture
+def huge(site_root: Path) -> Path:
+    return site_root / "huge.bin"
+
+
+@pytest.fixture
+def large(site_root: Path) -> Path:
+    return site_root / "large.bin"
+
+
+async def expect_service(client: RawClient) -> None:
+    """The connection is in step: its next answer begins where the last one ended."""
+    assert (await client.ask(HELLO)).body == b"hello\n"
+
+
+class TestWholeFiles:
+    @pytest.mark.parametrize(
+        "size_bytes",
+        [
+            pytest.param(0, id="an empty one"),
+            pytest.param(1, id="one byte"),
+            pytest.param(65_536, id="the longest that is read when it is found"),
+            pytest.param(65_537, id="one byte more"),
+            pytest.param(262_143, id="a byte less than a piece"),
+            pytest.param(262_144, id="one piece"),
+            pytest.param(262_145, id="a byte more than a piece"),
+            pytest.param(3 * 262_144, id="three pieces"),
+            pytest.param(5 * MIB + 3, id="many pieces"),
+        ],
+    )
+    async def test_every_byte_of_a_file_arrives(
+        self, serve: Serving, site_root: Path, size_bytes: int
+    ) -> None:
+        content = make_content(size_bytes)
+        (site_root / "file.bin").write_bytes(content)
+        async with serve() as server, RawClient(server.port) as client:
+            answer = await client.ask(format_request("/file.bin"))
+
+            assert (answer.status, answer.fields["content-length"]) == (200, str(size_bytes))
+            assert answer.body == content
+            await expect_service(client)
+
+    async def test_every_byte_arrives_at_a_client_that_reads_little_at_a_time(self, serve: Serving) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            await client.send(format_request("/large.bin"))
+            await client.reader.readuntil(b"\r\n\r\n")
+            received = [await client.reader.readexactly(1000) for _ in range(MIB // 1000)]
+            received.append(await client.reader.readexactly(MIB % 1000))
+
+            assert b"".join(received) == LARGE
+            await expect_service(client)
+
+    async def test_many_clients_at_once_get_every_byte(self, serve: Serving, large: Path) -> None:
+        async with serve() as server:
+
+            async def fetch() -> bytes:
+                async with RawClient(server.port, timeout_s=30) as client:
+                    return (await client.ask(format_request("/large.bin"))).body
+
+            bodies = await asyncio.gather(*(fetch() for _ in range(16)))
+
+        assert all(body == LARGE for body in bodies)
+        assert not is_open(large)
+
+
+class TestNoBody:
+    """RFC 9110 §6.4.1: the answers to which no content belongs."""
+
+    @pytest.mark.parametrize(
+        ("request_", "method", "status"),
+        [
+            pytest.param(format_request("/large.bin", method="HEAD"), "HEAD", 200, id="HEAD of a file"),
+            pytest.param(format_request("/none", method="HEAD"), "HEAD", 404, id="HEAD of nothing"),
+            pytest.param(format_request("/large.bin", "If-None-Match: *"), "GET", 304, id="304"),
+            pytest.param(format_request("*", method="OPTIONS"), "OPTIONS", 204, id="204"),
+            pytest.param(format_request("/folder"), "GET", 308, id="a redirect"),
+        ],
+    )
+    async def test_the_next_answer_begins_behind_the_head(
+        self, serve: Serving, request_: bytes, method: str, status: int
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            answer = await client.ask(request_, method)
+
+            assert (answer.status, answer.body) == (status, b"")
+            await expect_service(client)
+
+
+class TestRanges:
+    """RFC 9110 §14, to the byte."""
+
+    @pytest.mark.parametrize(
+        ("field", "start", "stop"),
+        [
+            pytest.param("0-0", 0, 1, id="the first byte"),
+            pytest.param("5-", 5, None, id="all but the first bytes"),
+            pytest.param("-5", -5, None, id="the last bytes"),
+            pytest.param("0-", 0, None, id="all"),
+            pytest.param("1000-1999", 1000, 2000, id="some in the middle"),
+            pytest.param("1-262144", 1, 262_145, id="a piece that begins at an odd place"),
+            pytest.param("262143-262144", 262_143, 262_145, id="the two at a border of pieces"),
+            pytest.param("300000-900000", 300_000, 900_001, id="several pieces"),
+        ],
+    )
+    async def test_one_range_is_exactly_these_bytes(
+        self, serve: Serving, field: str, start: int, stop: int | None
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            answer = await client.ask(format_request("/large.bin", f"Range: bytes={field}"))
+
+            assert (answer.status, answer.body) == (206, LARGE[start:stop])
+            await expect_service(client)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "field", "spans"),
+        [
+            pytest.param("large.bin", LARGE, "0-9,50-59", [(0, 10), (50, 60)], id="two of a large file"),
+            pytest.param("hello.txt", b"hello\n", "0-0,2-3", [(0, 1), (2, 4)], id="two of a small file"),
+            pytest.param(
+                "large.bin", LARGE, "900000-900009,7-8", [(900_000, 900_010), (7, 9)], id="backwards"
+            ),
+            pytest.param(
+                "large.bin",
+                LARGE,
+                "0-299999,400000-999999,-3",
+                [(0, 300_000), (400_000, 1_000_000), (MIB - 3, MIB)],
+                id="parts of several pieces",
+            ),
+            pytest.param(
+                "large.bin",
+                LARGE,
+                ",".join(f"{number * 1000}-{number * 1000 + 9}" for number in range(32)),
+                [(number * 1000, number * 1000 + 10) for number in range(32)],
+                id="as many as there may be",
+            ),
+        ],
+    )
+    async def test_several_ranges_are_exactly_these_parts(
+        self, serve: Serving, name: str, content: bytes, field: str, spans: Sequence[tuple[int, int]]
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            answer = await client.ask(format_request(f"/{name}", f"Range: bytes={field}"))
+
+            assert answer.status == 206
+            assert answer.body == format_parts(answer, content, spans)
+            await expect_service(client)
+
+
+def format_parts(answer: Answer, content: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
+    """The body of RFC 9110 §14.6 with the boundary that `answer` names."""
+    match = re.fullmatch(r"multipart/byteranges; boundary=(\S+)", answer.fields["content-type"])
+    assert match is not None
+    kind = b"text/plain; charset=utf-8" if len(content) < 100 else b"application/octet-stream"
+    boundary = b"\r\n--" + match[1].encode()
+    parts = [
+        boundary
+        + b"\r\nContent-Type: %b\r\nContent-Range: bytes %d-%d/%d\r\n\r\n"
+        % (kind, start, stop - 1, len(content))
+        + content[start:stop]
+        for start, stop in spans
+    ]
+    return b"".join([*parts, boundary, b"--\r\n"])
+
+
+class TestFilesThatChange:
+    async def test_a_file_that_shrinks_while_it_is_sent_aborts_the_connection(
+        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin")
+            os.truncate(huge, MIB)
+            await client.send(HELLO)
+            received = await read_what_comes(client)
+
+            assert received == bytes(len(received))
+            assert len(received) < announced
+            await wait_until(lambda: not is_open(huge))
+        assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"]
+
+    async def test_a_part_that_is_gone_when_its_turn_comes_aborts_the_connection(
+        self, serve: Serving, huge: Path
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin", TWO_PARTS)
+            os.truncate(huge, SECOND_PART)
+            await client.send(HELLO)
+            received = await read_what_comes(client)
+
+            assert len(received) < announced
+            assert b"HTTP/1.1" not in received
+            await wait_until(lambda: not is_open(huge))
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            pytest.param((), id="asked for the whole"),
+            pytest.param(("Range: bytes=1000-",), id="asked for what is gone"),
+        ],
+    )
+    async def test_a_file_that_is_emptied_before_its_first_byte_is_503(
+        self, serve: Serving, large: Path, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
+    ) -> None:
+        before_sending(monkeypatch, lambda: os.truncate(large, 0))
+        async with serve() as server, RawClient(server.port) as client:
+            answer = await client.ask(format_request("/large.bin", *fields))
+
+            assert (answer.status, answer.fields["retry-after"]) == (503, "1")
+            await expect_service(client)
+
+    async def test_a_file_that_grows_while_it_is_sent_is_sent_as_announced(
+        self, serve: Serving, huge: Path
+    ) -> None:
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            announced = await begin_transfer(client, "/huge.bin")
+            with huge.open("ab") as file:
+                file.write(b"more" * 1000)
+            body = await client.reader.readexactly(announced)
+
+            assert body == bytes(64 * MIB)
+            await expect_service(client)
+            head = await client.ask(format_request("/huge.bin", method="HEAD"), "HEAD")
+            assert head.fields["content-length"] == str(64 * MIB + 4000)
+
+    async def test_a_file_that_is_replaced_while_it_is_sent_is_sent_as_it_was(
+        self, serve: Serving, huge: Path, site_root: Path
+    ) -> None:
+        (site_root / "new.bin").write_bytes(b"\xff" * MIB)
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            announced = await begin_transfer(client, "/huge.bin")
+            os.rename(site_root / "new.bin", huge)
+
+            assert await client.reader.readexactly(announced) == bytes(64 * MIB)
+            assert (await client.ask(format_request("/huge.bin"))).body == b"\xff" * MIB
+
+
+class TestFilesThatCannotBeRead:
+    @pytest.mark.parametrize("target", ["/large.bin", "/huge.bin"])
+    async def test_a_read_that_fails_before_the_first_byte_is_503_and_the_connection_goes_on(
+        self,
+        serve: Serving,
+        site_root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        target: str,
+    ) -> None:
+        path = site_root / target[1:]
+        before_sending(monkeypatch, lambda: take_away(path))
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(2):
+                answer = await client.ask(format_request(target))
+
+                assert answer.status == 503
+                assert answer.fields["retry-after"] == "1"
+                assert answer.body == b"503 Service Unavailable\n"
+                assert "etag" not in answer.fields
+            await expect_service(client)
+        assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"] * 2
+
+    @pytest.mark.parametrize("fields", LONG_BODIES)
+    async def test_a_read_that_fails_later_aborts_the_connection(
+        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin", *fields)
+            take_away(huge)
+            await client.send(HELLO)
+            received = await read_what_comes(client)
+
+            assert len(received) < announced
+            assert b"HTTP/1.1" not in received
+        assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"]
+
+    async def test_a_file_system_whose_own_connection_broke_is_no_client_that_has_left(
+        self, serve: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """sshfs answers with ECONNABORTED, which has its exception in common with a lost client."""
+
+        class Remote:
+            data = None
+
+            async def read(self, offset: int, size_bytes: int) -> bytes:
+                raise ConnectionAbortedError("Software caused connection abort")
+
+            def close(self) -> None:
+                pass
+
+        answer_with(monkeypatch, Slice(Remote(), 0, MIB))
+        async with serve() as server, RawClient(server.port) as client:
+            assert (await client.ask(HELLO)).status == 503
+
+
+class TestClientsThatLeave:
+    @pytest.mark.parametrize("fields", LONG_BODIES)
+    async def test_leaving_in_the_middle_frees_the_descriptor(
+        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
+    ) -> None:
+        async with serve() as server:
+            async with RawClient(server.port) as client:
+                await begin_transfer(client, "/huge.bin", *fields)
+                assert is_open(huge)
+
+            await wait_until(lambda: not is_open(huge))
+            async with RawClient(server.port) as client:
+                await expect_service(client)
+        assert [record for record in caplog.records if record.name in ("aioserve", "asyncio")] == []
+
+    async def test_a_crowd_that_leaves_frees_every_descriptor(self, serve: Serving, huge: Path) -> None:
+        async with serve() as server:
+            async with AsyncExitStack() as clients:
+                for _ in range(20):
+                    client = await clients.enter_async_context(RawClient(server.port))
+                    await begin_transfer(client, "/huge.bin")
+                assert is_open(huge)
+
+            await wait_until(lambda: not is_open(huge))
+
+    @pytest.mark.parametrize("fields", LONG_BODIES)
+    async def test_a_stop_that_waits_no_longer_frees_the_descriptor(
+        self, serve: Serving, huge: Path, fields: tuple[str, ...]
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin", *fields)
+            await server.stop(grace_s=0)
+
+            await wait_until(lambda: not is_open(huge))
+            assert len(await read_what_comes(client)) < announced
+
+
+class TestBodiesOfNoKind:
+    """A plan that cannot be carried out is a defect of the server, and nothing of it is sent."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            pytest.param(cast(Body, "a text"), id="no body"),
+            pytest.param(Parts((cast(Bytes, "a text"),)), id="no part"),
+        ],
+    )
+    async def test_it_is_500(
+        self,
+        serve: Serving,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        body: Body,
+    ) -> None:
+        answer_with(monkeypatch, body)
+        async with serve() as server, RawClient(server.port) as client:
+            assert (await client.ask(HELLO)).status == 500
+            assert await client.read_to_end() == b""
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
+    """Every answer has this body."""
+
+    @asynccontextmanager
+    async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
+        yield Plan(200, (("Content-Length", str(MIB)),), body)
+
+    monkeypatch.setattr(Site, "respond", respond)
