@@ -254,6 +254,7 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop, places: list
 def _run_workers(
     root: str, settings: Settings, make_loop: _MakeLoop, places: list[list[socket.socket]]
 ) -> int:
+    from aioserve.network.server import load
     from aioserve.network.workers import Place, Workers
 
     def work(place: Place) -> int:
@@ -268,7 +269,8 @@ def _run_workers(
         with asyncio.Runner(loop_factory=make_loop) as runner:
             return runner.run(_serve(root, settings, place.sockets, log, place.obey, announce))
 
-    # What is there by now is shared with the workers while nobody writes to it, as the collector would.
+    # What is there by now, the workers share while nobody writes to it, as the collector would.
+    load()
     gc.freeze()
     gc.enable()
     workers = Workers(

@@ -347,6 +347,14 @@ async def serve(
         await asyncio.get_running_loop().create_future()
 
 
+def load() -> None:
+    """Loads at once what a server loads when it listens, for a process that divides before."""
+    import importlib
+
+    for name in ("aiofiles.os", "aioserve.content.site", "aioserve.network.connection"):
+        importlib.import_module(name)
+
+
 async def bind(host: str, port: int) -> list[socket.socket]:
     """One bound socket for each address of `host`, all with the same port. Raises OSError that names the
     address."""

@@ -36,9 +36,9 @@ _STEADY_S = 1.0
 _MAX_FAILURES = 6
 _FIRST_DELAY_S = 0.1
 
-# Seconds that workers may take to end beside the grace period, and the rest of the log to be written.
+# Seconds that workers may take to end beside the grace period, and after them the rest of their log to be
+# written.
 _PATIENCE_S = 5.0
-_LOG_PATIENCE_S = 2.0
 
 # Seconds until a process that was killed is gone; one that hangs in the kernel is left to it.
 _KILL_S = 1.0
@@ -198,7 +198,7 @@ class Workers:
             # Now the pipes come to an end, up to which they are read.
             slot.log_writer.close()
         if self._log is not None:
-            self._end([self._log], _LOG_PATIENCE_S)
+            self._end([self._log], _PATIENCE_S)
         return self._status
 
     def _end(self, children: Sequence[_Child], timeout_s: float) -> list[_Child]:
