@@ -13,7 +13,6 @@ import io
 import logging
 import math
 import os
-import select
 import selectors
 import signal
 import socket
@@ -22,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import BinaryIO, NoReturn
+
+from aioserve.network.joined_log import begin_log, copy_lines
 
 _logger = logging.getLogger("aioserve")
 
@@ -45,13 +46,6 @@ _KILL_S = 1.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _READY = b"r"
-
-# Begins what a worker writes to its log: what stands before it in a line was left by one that was killed. In
-# a line itself control characters are escaped.
-_CANCEL = b"\x18"
-_BLOCK_BYTES = 64 << 10
-_REPORT_EVERY_S = 1.0
-_STANDSTILL_MS = 1000
 
 
 def share(sockets: Sequence[socket.socket], count: int, backlog: int) -> list[list[socket.socket]]:
@@ -294,10 +288,8 @@ class Workers:
             if each is not slot:
                 each.log_writer.close()
                 each.close_sockets()
-        output = io.BufferedWriter(slot.log_writer)
-        output.write(_CANCEL)  # goes out with the first lines, from the thread that may wait
         is_first = slot is self._slots[0] and not self._is_announced
-        return self._serve(Place(slot.sockets, output, channel, is_first=is_first))
+        return self._serve(Place(slot.sockets, begin_log(slot.log_writer), channel, is_first=is_first))
 
     def _write_log(self, output: int, channel: socket.socket) -> int:
         for slot in self._slots:
@@ -359,53 +351,3 @@ def _receive(channel: socket.socket) -> bytes:
         return channel.recv(64)
     except ConnectionResetError:  # it went without reading everything
         return b""
-
-
-# ---- the log ---------------------------------------------------------------------------------------------
-
-
-def copy_lines(inputs: Sequence[int], output: int, parent: int) -> None:
-    """Writes the lines that come through several pipes to `output`, each as a whole, until the pipes end.
-
-    While the output stands still so do the pipes, and who writes to them decides what is dropped; once the
-    process `parent` is gone as well, it is not waited for. What cannot be written is lost and counted.
-    """
-    begun = dict.fromkeys(inputs, b"")
-    lost, report_at = 0, -math.inf
-    with selectors.PollSelector() as selector:
-        for source in inputs:
-            selector.register(source, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select(_REPORT_EVERY_S if lost else None):
-                data = os.read(key.fd, _BLOCK_BYTES)
-                if not data:
-                    selector.unregister(key.fd)
-                    continue
-                lines, begun[key.fd] = _cut(begun[key.fd] + data)
-                try:
-                    _write(output, lines, parent)
-                except OSError:
-                    lost += lines.count(b"\n")
-            if lost and (time.monotonic() >= report_at or not selector.get_map()):
-                _logger.warning("access log: the output took no lines for a while; %d are lost", lost)
-                lost, report_at = 0, time.monotonic() + _REPORT_EVERY_S
-
-
-def _cut(data: bytes) -> tuple[bytes, bytes]:
-    """The whole lines in `data`, and what has begun of the next one."""
-    *cancelled, last = data.split(_CANCEL)
-    lines, newline, begun = last.rpartition(b"\n")
-    whole = [part[: part.rfind(b"\n") + 1] for part in cancelled]
-    return b"".join((*whole, lines, newline)), begun
-
-
-def _write(output: int, lines: bytes, parent: int) -> None:
-    room = select.poll()
-    room.register(output, select.POLLOUT)
-    rest = memoryview(lines)
-    while rest:
-        while not room.poll(_STANDSTILL_MS):
-            if os.getppid() != parent:
-                raise TimeoutError
-        # What is larger might wait in the middle, where nothing can be asked.
-        rest = rest[os.write(output, rest[: select.PIPE_BUF]) :]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
-import logging
 import os
 import re
 import select
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +71,7 @@ def find_children(pid: int) -> list[int]:
 def has_ended(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -608,7 +610,7 @@ class TestEnd:
             wait_until(lambda: all(map(has_ended, pids)))
 
     def test_when_the_parent_is_killed_an_output_that_stands_still_holds_nobody(self, root: Path) -> None:
-        with with_full_output(root) as (process, port):
+        with with_full_output(root) as (process, port, _):
             wait_until(lambda: len(find_children(process.pid)) == 3)
             pids = find_children(process.pid)
             with connected(port):
@@ -620,8 +622,8 @@ class TestEnd:
 
 
 @contextlib.contextmanager
-def with_full_output(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Two workers whose output is a pipe that nobody reads after the first line, and that is full."""
+def with_full_output(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+    """Two workers, their port, and the other end of their output: a pipe that is full, and is not read."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
         make_command("serve", root, "--port", 0, "--workers", 2), env=make_environment(), stdout=writer
@@ -631,14 +633,26 @@ def with_full_output(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]
         os.set_blocking(writer, False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                os.write(writer, b"x" * 4096)
+                os.write(writer, b"\n" * 4096)
         os.set_blocking(writer, True)
-        yield process, int(url.strip("/").rpartition(":")[2])
+        os.close(writer)
+        yield process, int(url.strip("/").rpartition(":")[2]), reader
     finally:
         process.kill()
         process.wait()
         os.close(reader)
-        os.close(writer)
+
+
+def count_waiting(pid: int) -> int:
+    """How many bytes are in the pipe in which a worker's log goes."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        if int(name) > 2 and os.readlink(path).startswith("pipe:"):
+            with open(path, "rb", opener=lambda path, _: os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+                (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
+                assert isinstance(count, int)
+                return count
+    raise AssertionError("it has no pipe")
 
 
 @ON_LINUX
@@ -709,12 +723,33 @@ class TestLog:
         assert rest.count(b'"GET /small.txt HTTP/1.1" 200 5\n') == CLIENTS
 
     def test_an_output_that_stands_still_holds_neither_the_service_nor_the_end(self, root: Path) -> None:
-        with with_full_output(root) as (process, port):
+        with with_full_output(root) as (process, port, _):
             for _ in range(3):
                 with connected(port):
                     pass
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
+
+    def test_a_worker_that_is_killed_while_it_writes_leaves_no_half_line(self, root: Path) -> None:
+        with with_full_output(root) as (process, port, reader):
+            wait_until(lambda: len(find_children(process.pid)) == 3)
+            victim, *_ = find_children(process.pid)
+            target = f"/small.txt?{'x' * 7000}"
+            with connected(port) as clients:
+                for client in clients:
+                    # Far more lines than the pipe holds, so it waits in the middle of one.
+                    assert ask(client, target)
+                wait_until(lambda: count_waiting(victim) > 60_000)
+                os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: has_ended(victim) and len(find_children(process.pid)) == 3)
+            with connected(port):
+                process.terminate()
+            with open(reader, "rb", closefd=False) as output:
+                lines = output.read().splitlines()
+
+        requests = [line.split(b'"')[1] for line in lines if line]
+        assert set(requests) == {f"GET {t} HTTP/1.1".encode() for t in (target, "/small.txt")}
+        assert all(line.endswith(b'" 200 5') for line in lines if line)
 
     def test_a_writer_that_is_killed_is_replaced(self, root: Path) -> None:
         with running_server(root, "--workers", 2) as server:
@@ -763,68 +798,3 @@ def read_while_running(
     stopping.join()
     assert (process.returncode, errors) == (0, b"")
     return output or b"", errors
-
-
-class TestCopying:
-    """`copy_lines`, between pipes of this process."""
-
-    def copy(self, *written: bytes) -> bytes:
-        """What becomes of these, each through a pipe of its own."""
-        inputs = []
-        for data in written:
-            reader, writer = os.pipe()
-            os.write(writer, data)
-            os.close(writer)
-            inputs.append(reader)
-        reader, writer = os.pipe()
-        workers.copy_lines(inputs, writer, os.getppid())
-        for descriptor in (*inputs, writer):
-            os.close(descriptor)
-        with open(reader, "rb") as output:
-            return output.read()
-
-    def test_lines_of_several_pipes_come_whole(self) -> None:
-        assert self.copy(b"a\nb\n", b"c\n", b"").splitlines() == [b"a", b"b", b"c"]
-
-    @pytest.mark.parametrize(
-        ("written", "expected"),
-        [
-            pytest.param(b"\x18a\nb\n", b"a\nb\n", id="nothing was left by anybody"),
-            pytest.param(b"a\nto\x18b\n", b"a\nb\n", id="half a line was left"),
-            pytest.param(b"a\nto\x18\x18rn\x18b\n", b"a\nb\n", id="several were killed"),
-            pytest.param(b"to\x18b\n", b"b\n", id="half of the first line was left"),
-            pytest.param(b"a\nto", b"a\n", id="half a line is left at the end"),
-            pytest.param(b"to", b"", id="there is no whole line"),
-        ],
-    )
-    def test_what_a_killed_worker_has_left_of_a_line_is_dropped(
-        self, written: bytes, expected: bytes
-    ) -> None:
-        assert self.copy(written) == expected
-
-    def test_a_line_may_come_in_parts(self) -> None:
-        reader, writer = os.pipe()
-        output_reader, output_writer = os.pipe()
-        copying = threading.Thread(target=workers.copy_lines, args=([reader], output_writer, os.getppid()))
-        copying.start()
-        os.write(writer, b"first\nsec")
-        assert os.read(output_reader, 100) == b"first\n"
-        os.write(writer, b"ond\n")
-        assert os.read(output_reader, 100) == b"second\n"
-        os.close(writer)
-        copying.join()
-        for descriptor in (reader, output_reader, output_writer):
-            os.close(descriptor)
-
-    def test_what_cannot_be_written_is_counted_and_told(self, caplog: pytest.LogCaptureFixture) -> None:
-        reader, writer = os.pipe()
-        output_reader, output_writer = os.pipe()
-        os.close(output_reader)
-        os.write(writer, b"a\nb\nc\n")
-        os.close(writer)
-        with caplog.at_level(logging.WARNING, "aioserve"):
-            workers.copy_lines([reader], output_writer, os.getppid())
-        os.close(reader)
-        os.close(output_writer)
-
-        assert caplog.messages == ["access log: the output took no lines for a while; 3 are lost"]
