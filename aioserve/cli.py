@@ -146,6 +146,8 @@ def _find_root_problem(root: str) -> str | None:
     """Why `root` cannot be served; None when it can."""
     shown = _make_printable(root)
     try:
+        if not os.path.isabs(root):
+            os.getcwd()  # a folder that has been removed can still be worked in
         mode = os.stat(root).st_mode
     except (OSError, ValueError) as error:
         return f"cannot serve {shown}: {getattr(error, 'strerror', None) or error}"
@@ -167,11 +169,11 @@ def _run(root: str, settings: Settings) -> int:
     raise_descriptor_limit()
     _log_set_up(settings, make_loop.__module__)
     try:
-        places = _listen(settings, count)
+        if count > 1:
+            return _run_workers(root, settings, count, make_loop)
+        return _run_alone(root, settings, make_loop)
     except OSError as error:
         return _complain(1, _explain(error, settings.config))
-    run = _run_alone if count == 1 else _run_workers
-    return run(root, settings, make_loop, places)
 
 
 def _count_workers(wanted: int | str) -> int:
@@ -200,38 +202,31 @@ def _find_loop(name: str) -> _MakeLoop:
     return asyncio.new_event_loop
 
 
-def _listen(settings: Settings, count: int) -> list[list[socket.socket]]:
-    """The sockets of each process, listening; on the next free port when the default one is busy and nobody
-    asked for it.
+async def _listen(settings: Settings) -> list[socket.socket]:
+    """Sockets that listen; on the next free port when the default one is busy and nobody asked for it.
 
     Raises: OSError when it cannot listen.
     """
-    from aioserve.network.server import listen
+    from aioserve.network.server import open_sockets
 
     config = settings.config
     port = config.port
     last_port = port if "port" in settings.given else port + _PORTS_TRIED
     while True:
         try:
-            sockets = listen(config.host, port, config.backlog)
-            break
+            sockets = await open_sockets(config.host, port, config.backlog)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == last_port:
                 raise
             port += 1
-    if port != config.port and not settings.console.quiet:
-        _complain(0, f"port {config.port} is in use{_name_owner(config.port)}; {port} is taken instead")
-    if count == 1:
-        return [sockets]
-    from aioserve.network.workers import share
-
-    return share(sockets, count, config.backlog)
+            continue
+        if port != config.port and not settings.console.quiet:
+            _complain(0, f"port {config.port} is in use{_name_owner(config.port)}; {port} is taken instead")
+        return sockets
 
 
-def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop, places: list[list[socket.socket]]) -> int:
+def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
     import asyncio
-
-    (sockets,) = places
 
     def obey(stop: Callable[[int], None]) -> None:
         def tell(number: int) -> None:
@@ -241,29 +236,34 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop, places: list
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, tell, number)
 
-    def announce() -> None:
-        _announce(root, sockets, settings)
-        if settings.console.open:
-            _start_browser(sockets)
+    async def listen_and_serve() -> int:
+        sockets = await _listen(settings)
 
-    log = _open_access_log(settings)
+        def announce() -> None:
+            _announce(root, sockets, settings)
+            if settings.console.open:
+                _start_browser(sockets)
+
+        return await _serve(root, settings, sockets, _open_access_log(settings), obey, announce)
+
     with asyncio.Runner(loop_factory=make_loop) as runner:
-        return runner.run(_serve(root, settings, sockets, log, obey, announce))
+        return runner.run(listen_and_serve())
 
 
-def _run_workers(
-    root: str, settings: Settings, make_loop: _MakeLoop, places: list[list[socket.socket]]
-) -> int:
+def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop) -> int:
+    import asyncio
+
     from aioserve.network.server import load
-    from aioserve.network.workers import Place, Workers
+    from aioserve.network.workers import Place, Workers, share
+
+    with asyncio.Runner() as runner:
+        sockets = runner.run(_listen(settings))
 
     def work(place: Place) -> int:
-        import asyncio
-
         def announce() -> None:
             place.report_ready()
             if settings.console.open and place.is_first:
-                _start_browser(place.sockets)
+                _start_browser(sockets)
 
         log = _open_access_log(settings, place.log_output)
         with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -274,10 +274,13 @@ def _run_workers(
     gc.freeze()
     gc.enable()
     workers = Workers(
-        places, work, grace_s=settings.config.grace_s, log_output=1 if _is_logged(settings) else None
+        share(sockets, count, settings.config.backlog),
+        work,
+        grace_s=settings.config.grace_s,
+        log_output=1 if _is_logged(settings) else None,
     )
     return workers.run(
-        announce=functools.partial(_announce, root, places[0], settings),
+        announce=functools.partial(_announce, root, sockets, settings),
         say_stopping=functools.partial(_say_stopping, settings),
     )
 
@@ -364,10 +367,11 @@ def _say_stopping(settings: Settings) -> None:
 
 def _list_urls(sockets: list[socket.socket]) -> list[str]:
     """The URLs that lead to these sockets; for "all addresses" those of the machine's interfaces."""
+    from aioserve.network.listener import find_address
     from aioserve.network.server import format_url
 
     urls = []
-    for host, port, *_ in (bound.getsockname() for bound in sockets):
+    for host, port in map(find_address, sockets):
         hosts: tuple[str, ...] = (host,)
         if host in ("0.0.0.0", "::"):
             import socket
@@ -396,11 +400,6 @@ def _open_browser(url: str) -> None:
 
 def _explain(error: OSError, config: Config) -> str:
     """One line for a server that cannot listen: what is in the way, and what to do."""
-    import socket
-
-    hosts = ", ".join(config.host)
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {hosts}: {error.strerror}"
     match error.errno:
         case errno.EADDRINUSE:
             owner = _name_owner(config.port)
@@ -411,7 +410,7 @@ def _explain(error: OSError, config: Config) -> str:
                 "or give the process the capability CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:
-            return f"cannot listen on {hosts}: this machine has no such address"
+            return f"cannot listen on {', '.join(config.host)}: this machine has no such address"
     return error.strerror or str(error)
 
 

@@ -1,8 +1,8 @@
 """Which options there are, and which value each one has.
 
-`Config` is the table: one field for each option, with everything else that is said about it (flags, kind,
-help, precedents) in the field's metadata. The flags, the environment names, the keys of the file, `--help`
-and docs/configuration.md are all made from it. `Console` continues the table with what only the command
+`Config` is the table: one attribute for each option, with everything else that is said about it (flags,
+kind, help, precedents) in its row. The flags, the environment names, the keys of the file, `--help` and
+docs/configuration.md are all made from it. `Console` continues the table with what only the command
 line knows. A program that embeds the server comes in through `Config.from_options`; environment and files
 are read by `load_config` alone, which is called by the command and by nothing else.
 
@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -29,10 +28,6 @@ class ConfigError(ValueError):
 
 
 # ---- kinds: what a value may be --------------------------------------------------------------------------
-
-
-# Kind, Option and Settings are tuples: a frozen dataclass takes five times as long to define, and this is
-# executed whenever the command starts.
 
 
 class Kind(NamedTuple):
@@ -220,23 +215,100 @@ _GENERAL = "General"
 GROUPS = (_ADDRESS, _CONTENT, _OUTPUT, _TIMEOUTS, _LIMITS, _PROCESSES, _GENERAL)
 
 
+class Option(NamedTuple):
+    """One option as each of the places where it can be given sees it.
+
+    `name` is the attribute of `Config` (`head_timeout_s`); `word` is the name without its unit, from which
+    the other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file.
+    """
+
+    default: object
+    kind: Kind
+    flags: tuple[str, ...]
+    group: str
+    help: str
+    precedents: str
+    in_file: bool
+    name: str = ""
+    embeddable: bool = False
+
+    @property
+    def word(self) -> str:
+        # --bind comes first in --help; the host is what it names.
+        return self.flags[-1][2:].replace("-", "_")
+
+    @property
+    def environment(self) -> str:
+        return ENVIRONMENT_PREFIX + self.word.upper()
+
+    @property
+    def key(self) -> str | None:
+        """The key in a file; None for an option that a file cannot hold."""
+        return self.word.replace("_", "-") if self.in_file else None
+
+    def parse(self, value: object, where: str) -> object:
+        """The option's value for a typed value or a text; raises ConfigError, which says where it stood."""
+        try:
+            return self.kind.read(value)
+        except ValueError:
+            _refuse(where, value, self.kind.expected)
+
+
 def _option(
     default: T, kind: Kind, flags: str, group: str, text: str, precedents: str = "", *, in_file: bool = True
 ) -> T:
-    """One row of the table; its name is the field's."""
-    metadata = {
-        "kind": kind,
-        "flags": tuple(flags.split()),
-        "group": group,
-        "help": text,
-        "precedents": precedents,
-        "in_file": in_file,
-    }
-    return field(default=default, metadata=metadata)
+    """One row of the table; its name is the attribute's, whose value will be the default."""
+    row: Any = Option(default, kind, tuple(flags.split()), group, text, precedents, in_file)
+    return row  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class _Table:
+    """Options with their values; what is not given has its default.
+
+    To its users a frozen dataclass. A real one writes its methods as text and compiles them, whenever the
+    command starts: a twentieth of the time until it listens.
+    """
+
+    options: ClassVar[dict[str, Option]]
+
+    def __init_subclass__(cls, *, embeddable: bool) -> None:
+        rows = {name: row for name, row in vars(cls).items() if isinstance(row, Option)}
+        cls.options = {name: row._replace(name=name, embeddable=embeddable) for name, row in rows.items()}
+        for name, row in rows.items():
+            setattr(cls, name, row.default)
+
+    def __init__(self, **values: object) -> None:
+        for name, value in values.items():
+            option = self.options.get(name)
+            if option is None:
+                raise TypeError(f"{type(self).__name__} has no option {name!r}")
+            if option.parse(value, name) != value:
+                _refuse(name, value, option.kind.expected)
+        vars(self).update(values)
+
+    def replace(self, **values: object) -> Self:
+        """The same options but for these."""
+        return type(self)(**{**vars(self), **values})
+
+    def _list_values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._list_values() == other._list_values()
+
+    def __hash__(self) -> int:
+        return hash(self._list_values())
+
+    def __repr__(self) -> str:
+        values = zip(self.options, self._list_values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a {type(self).__name__} cannot be changed")
+
+
+class Config(_Table, embeddable=True):
     """Every option of the server. An instance is valid: making one with a wrong value raises ConfigError.
 
     `from_options` also takes what people write: texts such as "64KiB", and one host instead of several.
@@ -452,13 +524,6 @@ class Config:
         "When closing, read and drop so much of the client in all.",
     )
 
-    def __post_init__(self) -> None:
-        for option in OPTIONS:
-            if option.embeddable:
-                value = getattr(self, option.name)
-                if option.parse(value, option.name) != value:
-                    _refuse(option.name, value, option.kind.expected)
-
     @classmethod
     def from_options(cls, **options: object) -> Config:
         """The configuration with these options, typed or as text; raises ConfigError for a wrong one.
@@ -468,8 +533,7 @@ class Config:
         return cls(**_parse_layer(_find_embedded(options)))  # type: ignore[arg-type]  # each is parsed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Console:
+class Console(_Table, embeddable=False):
     """The options of the command line alone; a program that embeds the server decides these by itself."""
 
     directory: str | None = _option(
@@ -506,51 +570,7 @@ class Console:
     )
 
 
-class Option(NamedTuple):
-    """One option as each of the places where it can be given sees it.
-
-    `name` is the field of `Config` (`head_timeout_s`); `word` is the name without its unit, from which the
-    other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file.
-    """
-
-    name: str
-    default: object
-    embeddable: bool
-    kind: Kind
-    flags: tuple[str, ...]
-    group: str
-    help: str
-    precedents: str
-    in_file: bool
-
-    @property
-    def word(self) -> str:
-        # --bind comes first in --help; the host is what it names.
-        return self.flags[-1][2:].replace("-", "_")
-
-    @property
-    def environment(self) -> str:
-        return ENVIRONMENT_PREFIX + self.word.upper()
-
-    @property
-    def key(self) -> str | None:
-        """The key in a file; None for an option that a file cannot hold."""
-        return self.word.replace("_", "-") if self.in_file else None
-
-    def parse(self, value: object, where: str) -> object:
-        """The option's value for a typed value or a text; raises ConfigError, which says where it stood."""
-        try:
-            return self.kind.read(value)
-        except ValueError:
-            _refuse(where, value, self.kind.expected)
-
-
-def _list_options(table: type[Config] | type[Console]) -> Iterator[Option]:
-    for row in fields(table):
-        yield Option(row.name, row.default, table is Config, **row.metadata)
-
-
-OPTIONS: tuple[Option, ...] = (*_list_options(Config), *_list_options(Console))
+OPTIONS = (*Config.options.values(), *Console.options.values())
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, option.word)}
 _BY_ENVIRONMENT = {option.environment: option for option in OPTIONS}
 

@@ -1,4 +1,7 @@
-"""The rules of ARCHITECTURE.md that a program can check: who imports whom, what a room lacks, the map."""
+"""What a program can check of what is written about this one.
+
+The rules of ARCHITECTURE.md: who imports whom, what a room lacks, the map; and the list of failures.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import failures
 
 PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "aioserve"
@@ -232,3 +237,36 @@ def test_the_map_names_every_file_and_no_other() -> None:
     }
 
     assert find_mapped_files((PROJECT / "ARCHITECTURE.md").read_text("utf-8")) == files
+
+
+FAILURES = PROJECT / "tests" / "failures"
+LISTED = [line for line in (failures.__doc__ or "").splitlines() if line.startswith("    ")]
+NAMED = [
+    (match["file"], match["name"])
+    for line in LISTED
+    for match in re.finditer(r"(?P<file>[\w/]+\.py)(?: (?P<name>\w+))?", line)
+]
+
+
+def find_classes(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)}
+
+
+class TestListOfFailures:
+    """What tests/failures/__init__.py says of the tests."""
+
+    def test_each_failure_has_a_test(self) -> None:
+        assert LISTED
+        assert [line for line in LISTED if not re.fullmatch(r" {4}\S.* {2}[\w/]+\.py[\w/., ]*", line)] == []
+
+    @pytest.mark.parametrize(("file", "name"), dict.fromkeys(NAMED))
+    def test_each_test_exists(self, file: str, name: str | None) -> None:
+        found = [folder / file for folder in (FAILURES, FAILURES.parent, PROJECT) if (folder / file).exists()]
+
+        assert found
+        assert name is None or name in find_classes(found[0])
+
+    def test_each_class_of_the_folder_is_listed(self) -> None:
+        classes = {(path.name, name) for path in FAILURES.glob("test_*.py") for name in find_classes(path)}
+
+        assert classes <= set(NAMED)

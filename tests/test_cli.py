@@ -298,6 +298,8 @@ class TestImports:
         loaded = set(done.stdout.split())
         assert "aioserve.network.server" in loaded
         assert loaded.isdisjoint({"aiofiles", "aioserve.content.site", "aioserve.network.connection"})
+        # Whose classes take long to make.
+        assert "dataclasses" not in loaded
         assert {name for name in loaded if name.startswith("aioserve.protocol.")} == {
             "aioserve.protocol.conditional"  # for the Date
         }
@@ -361,6 +363,18 @@ class TestRoot:
 
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"aioserve: cannot serve {root / name}: {reason}\n"
+
+    def test_a_current_folder_that_is_gone_ends_with_status_2_and_one_line(self, tmp_path: Path) -> None:
+        def leave() -> None:
+            folder = tmp_path / "gone"
+            folder.mkdir()
+            os.chdir(folder)
+            folder.rmdir()
+
+        done = run("serve", before=leave)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "aioserve: cannot serve .: No such file or directory\n"
 
     @ON_LINUX
     @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import runpy
 import subprocess
@@ -72,10 +71,8 @@ def test_no_name_is_used_twice() -> None:
         assert len(names) == len(set(names))
 
 
-def test_every_field_of_config_is_an_option_that_programs_can_give() -> None:
-    assert [option.name for option in OPTIONS if option.embeddable] == [
-        field.name for field in dataclasses.fields(Config)
-    ]
+def test_every_attribute_of_config_is_an_option_that_programs_can_give() -> None:
+    assert [option.name for option in OPTIONS if option.embeddable] == list(Config.__annotations__)
 
 
 def test_the_page_of_options_is_made_from_the_table() -> None:
@@ -243,8 +240,28 @@ class TestFromAProgram:
         with pytest.raises(ConfigError, match=r"^port: got '80', expected"):
             Config(port="80")  # type: ignore[arg-type]
 
+    def test_a_config_takes_no_option_that_there_is_not(self) -> None:
+        with pytest.raises(TypeError, match=r"^Config has no option 'prot'$"):
+            Config(prot=80)  # type: ignore[call-arg]
+
+    def test_configs_with_equal_values_are_equal(self) -> None:
+        assert Config(port=8080) == Config()
+        assert hash(Config(port=8080)) == hash(Config())
+        assert Config(port=80) != Config()
+        assert Config() != load_config({}, {}, "").console
+
+    def test_a_config_shows_its_values(self) -> None:
+        assert repr(Config(port=80)).startswith("Config(port=80, host=('127.0.0.1',), backlog=2048, ")
+
+    def test_a_config_can_be_made_from_another(self) -> None:
+        assert Config(port=80, hidden=True).replace(port=81) == Config(port=81, hidden=True)
+
+    def test_a_config_made_from_another_is_checked_too(self) -> None:
+        with pytest.raises(ConfigError, match=r"^port: got 65536, expected"):
+            Config().replace(port=65536)
+
     def test_a_config_cannot_be_changed(self) -> None:
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             Config().port = 1  # type: ignore[misc]
 
     def test_environment_and_files_are_not_read(

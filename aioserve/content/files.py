@@ -107,7 +107,8 @@ class Files:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Absolute, since the working folder may change, but with its links: they may be switched.
-        self._name = os.path.join(os.getcwdb(), os.fsencode(root))
+        name = os.fsencode(root)
+        self._name = name if os.path.isabs(name) else os.path.join(os.getcwdb(), name)
         self._symlinks = symlinks
         self._way = way
         self._shows_hidden = hidden

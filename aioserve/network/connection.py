@@ -143,6 +143,8 @@ class Connection:
         self._request = None
         if not stream.has_data:
             if self._is_draining:
+                # Only before the first request: there is no last answer that a client could lose.
+                self._stream.end()
                 return None
             self._idle_since = self._loop.time()
             try:

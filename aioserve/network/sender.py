@@ -52,6 +52,7 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
         except TornBody as error:
             raise UnreadBody("it has become shorter") from error
         stream.write(head + first)
+        del first  # a client that reads slowly should cost one piece, not two
         await stream.drain()
         while True:
             try:

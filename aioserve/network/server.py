@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from aioserve.config import Config
 from aioserve.content.containment import Symlinks
@@ -43,6 +44,12 @@ _SPARE_DESCRIPTORS = 16
 # Above this share of the connections allowed, idle ones have to go sooner.
 _BUSY_SHARE = 0.8
 
+# What the system says of an address, or of a family of addresses, that the machine does not have.
+_LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+# How many free ports are tried when several addresses have to share one.
+_FREE_PORTS_TRIED = 10
+
 # Seconds until an aborted connection must be gone: one turn of the loop, generously.
 _ABORT_S = 1.0
 
@@ -57,9 +64,8 @@ class Server:
     caller and touches nothing else of the process: no signals, no logging set-up, no environment.
 
     Without a `port` it takes a free one. `options` are those of `aioserve serve`, by their names in
-    docs/configuration.md. Raises ConfigError for
-    an unknown one or a wrong value. `start` raises OSError when the root cannot be read or an address not
-    be bound.
+    docs/configuration.md. Raises ConfigError for an unknown one or a wrong value. `start` raises OSError
+    when the root cannot be read or an address not be listened on.
     """
 
     def __init__(
@@ -82,14 +88,14 @@ class Server:
         root: str | os.PathLike[str],
         config: Config,
         *,
-        sockets: Sequence[socket.socket] = (),
+        sockets: Sequence[socket.socket] | None = None,
         observer: Callable[[Exchange], None] | None = None,
         on_tick: Callable[[], None] | None = None,
     ) -> Server:
         """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second.
 
-        With `sockets` it takes connections from these, which are bound, instead of binding some by itself;
-        it closes them when it stops, and cannot be started again.
+        With `sockets` it takes connections from these instead of opening its own; it closes them when it
+        stops, and cannot be started again.
         """
         server = cls.__new__(cls)
         server._set_up(root, config, observer)
@@ -107,7 +113,7 @@ class Server:
         self._root = root
         self._config = config
         self._observe = observe
-        self._sockets: Sequence[socket.socket] = ()
+        self._sockets: Sequence[socket.socket] | None = None
         self._clock = Clock()
         self._clock.each_tick(self._sweep)
         self._server_field: tuple[Field, ...] = (("Server", "aioserve"),) if config.server_header else ()
@@ -127,7 +133,9 @@ class Server:
         self._streams: dict[Stream, Connection | None] = {}
         self._waiting: dict[Stream, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_started = False
         self._is_paused = False
+        self._is_draining = False
 
     # What embedding programs ask.
 
@@ -151,8 +159,10 @@ class Server:
 
     async def start(self) -> None:
         """Binds and listens. When this returns, the server answers."""
-        if self._addresses:
+        if self._is_started:
             raise RuntimeError("the server has been started already")
+        self._is_started = True
+        self._is_draining = False
         # An event belongs to the loop that it was waited for in; the next start may have another.
         self._all_left = asyncio.Event()
         self._disk = Disk(
@@ -160,26 +170,26 @@ class Server:
             threads_per_file=self._config.threads_per_file,
             queue_s=self._config.queue_timeout_s,
         )
+        make_files = functools.partial(
+            Files,
+            self._root,
+            symlinks=Symlinks(self._config.symlinks),
+            hidden=self._config.hidden,
+            disk=self._disk,
+        )
         try:
-            make_files = functools.partial(
-                Files,
-                self._root,
-                symlinks=Symlinks(self._config.symlinks),
-                hidden=self._config.hidden,
-                disk=self._disk,
-            )
             self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
-            self._connect: Callable[..., Connection] | None = None
-            try:
-                await self._listen()
-            except BaseException:
-                await self._close_listeners()
-                self._files.close()
-                raise
         except BaseException:
             self._disk.close()
+            self._is_started = False
             raise
-        self._clock.start()
+        self._connect: Callable[..., Connection] | None = None
+        try:
+            await self._listen()
+            self._clock.start()
+        except BaseException:
+            await self._stop(0)
+            raise
         asyncio.get_running_loop().call_soon(self._load)
 
     def _load(self) -> None:
@@ -215,33 +225,28 @@ class Server:
         return self._connect
 
     async def _listen(self) -> None:
-        port = self._config.port
-        for bound in self._sockets:
-            self._add_listener(bound)
-        for host in () if self._sockets else self._config.host:
-            for bound in await bind(host, port):
-                port = port or bound.getsockname()[1]
-                self._add_listener(bound)
+        sockets = self._sockets
+        if sockets is None:
+            sockets = await open_sockets(self._config.host, self._config.port, self._config.backlog)
+        self._listeners = [Listener(one, self._config.backlog, self._connected) for one in sockets]
         for listener in self._listeners:
             await listener.start()
         self._addresses = tuple(listener.address for listener in self._listeners)
 
-    def _add_listener(self, bound: socket.socket) -> None:
-        self._listeners.append(Listener(bound, self._config.backlog, self._connected))
-
     async def stop(self, grace_s: float | None = None) -> None:
         """Stops accepting, ends idle connections, lets answers finish for `grace_s` seconds (None: as the
         option says), then aborts the rest. When cancelled it aborts at once."""
-        if not self._addresses:
-            return
+        if self._addresses:
+            await self._stop(self._config.grace_s if grace_s is None else grace_s)
+
+    async def _stop(self, grace_s: float) -> None:
         try:
             await self._close_listeners()
-            for stream, connection in list(self._streams.items()):
-                if connection is None:
-                    stream.abort()
-                else:
+            self._is_draining = True
+            for connection in list(self._streams.values()):
+                if connection is not None:
                     connection.drain()
-            await self._wait_until_all_left(self._config.grace_s if grace_s is None else grace_s)
+            await self._wait_until_all_left(grace_s)
         finally:
             await self._end()
 
@@ -264,6 +269,7 @@ class Server:
             self._files.close()
             self._disk.close()
             self._addresses = ()
+            self._is_started = False
 
     async def _close_listeners(self) -> None:
         # A stack, because it closes the others when one of them is interrupted.
@@ -308,6 +314,8 @@ class Server:
             stream = next(iter(self._waiting))
             connection = self._load_connect()(stream, client=self._waiting.pop(stream))
             self._streams[stream] = connection
+            if self._is_draining:
+                connection.drain()
             task = asyncio.get_running_loop().create_task(connection.run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -351,64 +359,111 @@ def load() -> None:
     """Loads at once what a server loads when it listens, for a process that divides before."""
     import importlib
 
-    for name in ("aiofiles.os", "aioserve.content.site", "aioserve.network.connection"):
+    for name in ("ctypes", "aiofiles.os", "aioserve.content.site", "aioserve.network.connection"):
         importlib.import_module(name)
 
 
-async def bind(host: str, port: int) -> list[socket.socket]:
-    """One bound socket for each address of `host`, all with the same port. Raises OSError that names the
-    address."""
+# An address of the machine: family, host, and what an IPv6 address has besides.
+_Address = tuple[int, str, tuple[int, ...]]
+
+# All addresses of a family.
+_EVERYTHING = ("0.0.0.0", "::")
+
+
+async def open_sockets(hosts: Sequence[str], port: int, backlog: int) -> list[socket.socket]:
+    """A listening socket for each address of `hosts`, all on one port; for 0 on one that is free.
+
+    Where a name has several addresses, those that the machine lacks are left out (::1 of localhost, without
+    IPv6). Raises OSError that names the host.
+    """
+    addresses = _leave_out_covered({host: await _resolve(host) for host in hosts})
+    for _ in range(0 if port else _FREE_PORTS_TRIED):
+        # A port that is free at one address may be in use at another.
+        try:
+            return _open_sockets(addresses, port, backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _open_sockets(addresses, port, backlog)
+
+
+async def _resolve(host: str) -> list[_Address]:
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return _bind_found(found, host, port)
-
-
-def listen(hosts: Sequence[str], port: int, backlog: int) -> list[socket.socket]:
-    """The same for several hosts, before there is a loop; the sockets listen, so nobody else has the port."""
-    sockets: list[socket.socket] = []
+    kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
     try:
-        for host in hosts:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            sockets += _bind_found(found, host, port)
-            port = port or sockets[0].getsockname()[1]
-        for bound in sockets:
-            bound.listen(backlog)
-    except BaseException:
-        for bound in sockets:
-            bound.close()
-        raise
-    return sockets
+        try:
+            # For what is no name nobody has to be asked; and uvloop loses the zone of a link-local address.
+            found = socket.getaddrinfo(host, 0, type=kind, flags=flags | socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, 0, type=kind, flags=flags)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise type(error)(error.errno, f"cannot listen on {host}: {reason}") from None
+    except UnicodeError:  # no query can hold it
+        raise socket.gaierror(socket.EAI_NONAME, f"cannot listen on {host}: not a name of a host") from None
+    return [(family, str(address[0]), tuple(address[2:])) for family, _, _, _, address in found]
 
 
-def _bind_found(found: Sequence[tuple[Any, ...]], host: str, port: int) -> list[socket.socket]:
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            bound = socket.socket(family, kind, protocol)
-            sockets.append(bound)
+def _leave_out_covered(addresses: Mapping[str, list[_Address]]) -> dict[str, list[_Address]]:
+    """Without single addresses of a family all of whose addresses are listened on: they are among these."""
+    everything = {address for found in addresses.values() for address in found if address[1] in _EVERYTHING}
+    families = {family for family, *_ in everything}
+    kept = {
+        host: [address for address in found if address[0] not in families or address in everything]
+        for host, found in addresses.items()
+    }
+    return {host: found for host, found in kept.items() if found}
+
+
+def _open_sockets(addresses: Mapping[str, list[_Address]], port: int, backlog: int) -> list[socket.socket]:
+    opened: dict[_Address, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        for host, its_addresses in addresses.items():
+            lacking: list[OSError] = []
+            for address in its_addresses:
+                if address in opened:
+                    continue
+                try:
+                    opened[address] = stack.enter_context(_open_socket(host, address, port, backlog))
+                except OSError as error:
+                    if error.errno not in _LACKING:
+                        raise
+                    lacking.append(error)
+                else:
+                    port = port or opened[address].getsockname()[1]
+            if opened.keys().isdisjoint(its_addresses):
+                raise lacking[0]
+        stack.pop_all()
+    return list(opened.values())
+
+
+def _open_socket(host: str, address: _Address, port: int, backlog: int) -> socket.socket:
+    family, its_host, more = address
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             if os.name == "posix":
                 # Not the Windows meaning, where it would share the port. SO_REUSEPORT is never set: a second
                 # server on a port in use has to fail.
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.setblocking(False)
-            try:
-                bound.bind((address[0], port, *address[2:]))
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise OSError(error.errno, f"cannot listen on {format_url(host, port)}: {reason}") from None
-            port = port or bound.getsockname()[1]
-    except BaseException:
-        for bound in sockets:
-            bound.close()
-        raise
-    return sockets
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.setblocking(False)
+            opened.bind((its_host, port, *more))
+            # Here, not later: with SO_REUSEADDR two may bind the port, and the one who listens has it.
+            opened.listen(backlog)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(error.errno, f"cannot listen on {format_url(host, port)}: {reason}") from None
+        stack.pop_all()
+    return opened
 
 
 def format_url(host: str, port: int) -> str:
     """The URL at which a client on this machine reaches a server that is bound to `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    # RFC 6874: the zone of a link-local address begins with an encoded percent sign.
+    host = host.replace("%", "%25")
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
@@ -422,8 +477,8 @@ def find_descriptor_limit() -> float:
 
 def find_connection_limit() -> int:
     """How many connections the process has descriptors for: each may need one more for its file."""
-    available = (find_descriptor_limit() - _RESERVED_DESCRIPTORS) // 2
-    return int(max(1, min(_MAX_AUTOMATIC_CONNECTIONS, available)))
+    available = min(find_descriptor_limit() - _RESERVED_DESCRIPTORS, 2 * _MAX_AUTOMATIC_CONNECTIONS)
+    return max(1, int(available // 2))
 
 
 def raise_descriptor_limit() -> None:

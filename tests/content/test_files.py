@@ -425,6 +425,16 @@ def clock() -> Clock:
 
 
 class TestTheRoot:
+    async def test_an_absolute_root_needs_no_working_folder(
+        self, root: Path, tmp_path: Path, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root / "file").write_bytes(b"content")
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert await read(open_files(root), "file") == b"content"
+
     async def test_a_switched_root_is_followed_when_its_name_is_looked_up_again(
         self, releases: Path, open_files: Open, way: Way, clock: Clock
     ) -> None:

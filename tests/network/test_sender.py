@@ -20,21 +20,13 @@ from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
 from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
-from tests.network.conftest import MIB, Serving
+from tests.network.conftest import LARGE, MIB, Serving
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read from /proc")
 
 HELLO = format_request("/hello.txt")
-
-
-def make_content(size_bytes: int) -> bytes:
-    """Bytes that show where they stand."""
-    return b"".join(number.to_bytes(4, "big") for number in range(size_bytes // 4 + 1))[:size_bytes]
-
-
-LARGE = make_content(MIB)  # as in large.bin
 
 # Two long parts: the second begins long after what any buffer holds.
 TWO_PARTS = "Range: bytes=0-29999999,40000000-59999999"
@@ -77,7 +69,7 @@ class TestWholeFiles:
     async def test_every_byte_of_a_file_arrives(
         self, serve: Serving, site_root: Path, size_bytes: int
     ) -> None:
-        content = make_content(size_bytes)
+        content = (LARGE * (size_bytes // MIB + 1))[:size_bytes]
         (site_root / "file.bin").write_bytes(content)
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(format_request("/file.bin"))

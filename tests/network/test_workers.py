@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import http.client
@@ -24,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from aioserve.network import workers
-from aioserve.network.server import listen
+from aioserve.network.server import open_sockets
 from tests.process import PATIENCE_S, RunningServer, make_command, make_environment, running_server
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
@@ -204,11 +205,15 @@ class Load:
 # ---- the sockets -----------------------------------------------------------------------------------------
 
 
+def open_now(hosts: list[str], port: int = 0) -> list[socket.socket]:
+    return asyncio.run(open_sockets(hosts, port, backlog=100))
+
+
 @pytest.fixture
 def places() -> Iterator[list[list[socket.socket]]]:
     """Sockets for three workers, of which none is there."""
     with contextlib.ExitStack() as stack:
-        shared = workers.share(listen(["127.0.0.1"], 0, 100), 3, 100)
+        shared = workers.share(open_now(["127.0.0.1"]), 3, 100)
         for place in shared:
             for bound in place:
                 stack.callback(bound.close)
@@ -230,7 +235,7 @@ class TestSockets:
         hosts = ["127.0.0.1", "127.0.0.2"] if sys.platform == "linux" else ["127.0.0.1"]
         if socket.has_dualstack_ipv6():
             hosts.append("::1")
-        shared = workers.share(listen(hosts, 0, 100), 3, 100)
+        shared = workers.share(open_now(hosts), 3, 100)
         addresses = [[bound.getsockname()[:2] for bound in place] for place in shared]
         for place in shared:
             for bound in place:
@@ -254,15 +259,15 @@ class TestSockets:
         _, port = places[0][0].getsockname()
 
         with pytest.raises(OSError, match="in use"):
-            listen(["127.0.0.1"], port, 100)
+            open_now(["127.0.0.1"], port)
         with pytest.raises(OSError, match="in use"):
-            listen(["0.0.0.0"], port, 100)
+            open_now(["0.0.0.0"], port)
 
     def test_where_the_kernel_does_not_spread_all_have_the_same(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(workers, "_KERNEL_SPREADS", False)
-        (first,), (second,) = workers.share(listen(["127.0.0.1"], 0, 100), 2, 100)
+        (first,), (second,) = workers.share(open_now(["127.0.0.1"]), 2, 100)
         with first, second, socket.create_connection(first.getsockname()):
             assert accept_all(second) == 1
             assert accept_all(first) == 0
@@ -300,7 +305,9 @@ class TestProcesses:
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_there_is_one_banner_whose_port_is_that_of_all(self, count: int, root: Path) -> None:
-        with running_server(root, "--workers", count, "--port", 0) as server, connected(server.port):
+        """A name of a host is asked for in a thread, which must not be there any more when it divides."""
+        words = ("--workers", count, "--port", 0, "--host", "localhost")
+        with running_server(root, *words) as server, connected(server.port):
             status = server.stop()
 
         assert status == 0
