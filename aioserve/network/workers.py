@@ -248,6 +248,8 @@ class Workers:
     def _start_those_due(self) -> None:
         now = time.monotonic()
         for child in [child for child in self._waiting if child.due_at <= now]:
+            if self._is_stopping:  # another of them has been given up
+                return
             self._waiting.remove(child)
             try:
                 self._start(child)
