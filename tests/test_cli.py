@@ -82,12 +82,14 @@ def run_prepared(prepare: str, *args: object) -> subprocess.CompletedProcess[str
     )
 
 
-def run_program(program: str, *args: object) -> subprocess.CompletedProcess[str]:
+def run_program(
+    program: str, *args: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A program that prepares something and then calls `cli.main` with these words."""
     words = ["aioserve", *map(str, args)]
     return subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv = {words!r}\nfrom aioserve import cli\n{program}"],
-        env=make_environment(),
+        env=environment or make_environment(),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -246,15 +248,17 @@ class TestWords:
         assert errors == b""
 
 
+# A measurement of coverage in a process would load modules of its own.
+UNMEASURED = {k: v for k, v in make_environment().items() if not k.startswith("COVERAGE_")}
+
+
 class TestImports:
     """Only what a run needs is loaded: that is most of the time to start."""
 
     def find_loaded(self, *args: object, root: Path | None = None) -> set[str]:
-        # A measurement of coverage in that process would load modules of its own.
-        environment = {k: v for k, v in make_environment().items() if not k.startswith("COVERAGE_")}
         command = [sys.executable, "-X", "importtime", *make_command(*args)[1:]]
         process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, cwd=root, env=UNMEASURED, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -293,6 +297,7 @@ class TestImports:
             "def list_loaded(*_):\n    print(*sys.modules)\n    raise SystemExit\n"
             "cli._announce = list_loaded\ncli.main()",
             *("serve", root, "--port", 0),
+            environment=UNMEASURED,
         )
 
         loaded = set(done.stdout.split())
