@@ -7,7 +7,8 @@ import contextlib
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from tests.content.conftest import open_descriptors
 from tests.network.waiting import wait_until
 
 MIB = 1 << 20
+
+# Seconds to wait for what must come, more than any test may last.
+PATIENCE_S = 1000
 
 LARGE = b"".join(number.to_bytes(4, "big") for number in range(MIB // 4))
 
@@ -57,10 +61,25 @@ def serving(site_root: Path) -> Serving:
     return lambda **options: Server(site_root, 0, **options)
 
 
+Serve = Callable[..., AbstractAsyncContextManager[Server]]
+
+
 @pytest.fixture
-def serve(serving: Serving) -> Serving:
-    """The same, but stopping waits for every connection: one that is never ended makes the test fail."""
-    return lambda **options: serving(grace_s=1000, **options)
+def serve(serving: Serving) -> Serve:
+    """Serves `site_root` for a block, as `serve_all` does, with the options that are given."""
+    return lambda **options: serve_all(serving(**options))
+
+
+@contextlib.asynccontextmanager
+async def serve_all(server: Server) -> AsyncIterator[Server]:
+    """At the end of the block each connection has to end by itself: one that stays makes the test fail."""
+    await server.start()
+    try:
+        yield server
+    except BaseException:
+        await server.stop(grace_s=0)
+        raise
+    await server.stop(grace_s=PATIENCE_S)
 
 
 def count_open() -> Counter[str]:

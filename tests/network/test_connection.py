@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Bytes, Plan, Slice
 from tests.content.conftest import is_open
 from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
-from tests.network.conftest import LARGE, MIB, Serving
+from tests.network.conftest import LARGE, MIB, PATIENCE_S, Serve, serve_all
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
 
@@ -54,7 +54,7 @@ def no_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.fixture
-async def port(serve: Serving) -> AsyncIterator[int]:
+async def port(serve: Serve) -> AsyncIterator[int]:
     limits = {"request_line_bytes": LINE_BYTES, "head_bytes": HEAD_BYTES, "fields": FIELDS}
     async with serve(**limits, body_discard_bytes=BODY_BYTES) as server:
         yield server.port
@@ -397,6 +397,7 @@ class TestRequestBodies:
             pytest.param(form(GET, CHUNKED, body=b"\r\n"), 400, id="a chunk without a size"),
             pytest.param(form(GET, CHUNKED, body=b"5\nhello\r\n"), 400, id="a bare LF"),
             pytest.param(form(GET, CHUNKED, body=b"5\r\nhello!\r\n0\r\n\r\n"), 400, id="a chunk too long"),
+            pytest.param(form(GET, CHUNKED, body=b"5\r\nhello!!0\r\n\r\n"), 400, id="no end of a chunk"),
             pytest.param(form(GET, CHUNKED, body=b"1;" + b"a" * 4096), 400, id="an extension without end"),
             pytest.param(form(GET, CHUNKED, body=b"0\r\nX : y\r\n\r\n"), 400, id="a malformed trailer"),
             pytest.param(
@@ -490,7 +491,7 @@ class TestFieldsOfTheConnection:
 
     REQUESTS = (HELLO, form("GET /none HTTP/1.1"), form("POST / HTTP/1.1"), form("GET / HTTP/2.0"))
 
-    async def test_date_is_the_time_of_the_answer(self, serve: Serving) -> None:
+    async def test_date_is_the_time_of_the_answer(self, serve: Serve) -> None:
         for request in self.REQUESTS:
             before_s = int(time.time())
             async with serve() as server, RawClient(server.port) as client:
@@ -500,7 +501,7 @@ class TestFieldsOfTheConnection:
                 assert answer.fields["date"] in dates
 
     @pytest.mark.parametrize(("option", "value"), [(True, "aioserve"), (False, None)])
-    async def test_server_can_be_switched_off(self, serve: Serving, option: bool, value: str | None) -> None:
+    async def test_server_can_be_switched_off(self, serve: Serve, option: bool, value: str | None) -> None:
         async with serve(server_header=option) as server:
             for request in self.REQUESTS:
                 async with RawClient(server.port) as client:
@@ -515,7 +516,7 @@ class TestPipelining:
     """RFC 9112 §9.3.2: the answers come in the order of the requests."""
 
     async def test_a_mixture_is_answered_in_order_up_to_the_first_that_cannot_be_read(
-        self, serve: Serving
+        self, serve: Serve
     ) -> None:
         mixture = [
             (HELLO, "GET", 200, b"hello\n"),
@@ -545,7 +546,7 @@ class TestPipelining:
                 assert answer.body == body
             assert await client.read_to_end() == b""
 
-    async def test_a_thousand_at_once_are_answered_in_order(self, serve: Serving) -> None:
+    async def test_a_thousand_at_once_are_answered_in_order(self, serve: Serve) -> None:
         numbers = range(1000)
         requests = [
             form("GET /large.bin HTTP/1.1", f"Range: bytes={number * 4}-{number * 4 + 3}")
@@ -556,7 +557,7 @@ class TestPipelining:
             for number in numbers:
                 assert (await client.read_answer()).body == number.to_bytes(4, "big")
 
-    async def test_what_follows_a_request_to_close_is_not_answered(self, serve: Serving) -> None:
+    async def test_what_follows_a_request_to_close_is_not_answered(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port) as client:
             await client.send(HELLO + form(GET, "Connection: close") + HELLO * 100)
 
@@ -568,7 +569,7 @@ class TestPipelining:
 class TestHalfClose:
     """RFC 9112 §9.6: who will send no more can still be answered."""
 
-    async def test_all_that_was_asked_before_is_answered(self, serve: Serving) -> None:
+    async def test_all_that_was_asked_before_is_answered(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
             await client.send(HELLO + form("GET /huge.bin HTTP/1.1") + form("GET /large.bin HTTP/1.1"))
             client.end()
@@ -579,7 +580,7 @@ class TestHalfClose:
             assert await client.read_to_end() == b""
 
     @pytest.mark.parametrize("count", [0, 1])
-    async def test_an_end_between_requests_is_answered_with_nothing(self, serve: Serving, count: int) -> None:
+    async def test_an_end_between_requests_is_answered_with_nothing(self, serve: Serve, count: int) -> None:
         async with serve() as server, RawClient(server.port) as client:
             for _ in range(count):
                 await expect_service(client)
@@ -602,7 +603,7 @@ class TestClosing:
         ],
     )
     async def test_who_sends_everything_before_reading_gets_the_answer(
-        self, serve: Serving, begin: bytes, status: int
+        self, serve: Serve, begin: bytes, status: int
     ) -> None:
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
             await client.send(begin + bytes(8 * MIB))
@@ -614,7 +615,7 @@ class TestClosing:
 class TestTimeouts:
     """Every wait on a client has a limit."""
 
-    async def test_a_head_that_does_not_become_whole_in_time_is_408(self, serve: Serving) -> None:
+    async def test_a_head_that_does_not_become_whole_in_time_is_408(self, serve: Serve) -> None:
         async with serve(head_timeout_s=0.5) as server, RawClient(server.port) as client:
             answer = await client.ask(HELLO[:-1])
 
@@ -623,14 +624,14 @@ class TestTimeouts:
             await client.send(b"\n" + HELLO)
             assert await client.read_to_end() == b""
 
-    async def test_on_a_connection_that_was_kept_it_is_the_same(self, serve: Serving) -> None:
+    async def test_on_a_connection_that_was_kept_it_is_the_same(self, serve: Serve) -> None:
         async with serve(head_timeout_s=0.5) as server, RawClient(server.port) as client:
             await expect_service(client)
 
             assert (await client.ask(b"G")).status == 408
             assert await client.read_to_end() == b""
 
-    async def test_a_byte_from_time_to_time_gives_nobody_more_time(self, serve: Serving) -> None:
+    async def test_a_byte_from_time_to_time_gives_nobody_more_time(self, serve: Serve) -> None:
         async def trickle(begin: bytes, more: bytes) -> None:
             async with RawClient(server.port) as client:
                 await client.send(begin)
@@ -648,7 +649,7 @@ class TestTimeouts:
             group.create_task(trickle(form(GET, CHUNKED), b"1\r\na\r\n"))
             group.create_task(trickle(form(GET, CHUNKED, body=b"0\r\nX: y\r\n"), b"X: y\r\n"))
 
-    async def test_a_body_that_does_not_become_whole_in_time_is_408(self, serve: Serving) -> None:
+    async def test_a_body_that_does_not_become_whole_in_time_is_408(self, serve: Serve) -> None:
         async def hold_back(request: bytes) -> None:
             async with RawClient(server.port) as client:
                 answer = await client.ask(request)
@@ -662,11 +663,11 @@ class TestTimeouts:
             for chunks in (b"", b"5\r\nhell", b"5\r\nhello\r", b"5\r\nhello\r\n", b"0\r\n", b"0\r\nX: y\r\n"):
                 group.create_task(hold_back(form(GET, CHUNKED, body=chunks)))
 
-    async def test_who_sends_nothing_at_all_gets_nothing(self, serve: Serving) -> None:
+    async def test_who_sends_nothing_at_all_gets_nothing(self, serve: Serve) -> None:
         async with serve(head_timeout_s=0.001) as server, RawClient(server.port) as client:
             assert await client.read_to_end() == b""
 
-    async def test_an_idle_connection_ends_without_a_word(self, serve: Serving) -> None:
+    async def test_an_idle_connection_ends_without_a_word(self, serve: Serve) -> None:
         async with serve(keepalive_timeout_s=0.001) as server, RawClient(server.port) as client:
             await expect_service(client)
 
@@ -690,12 +691,12 @@ class Ticks:
 class TestScarceConnections:
     """While more than 80 % of the connections are open, idle ones have to go sooner."""
 
-    def serve_one(self, site_root: Path, ticks: Ticks, **options: object) -> Server:
+    def serve_one(
+        self, site_root: Path, ticks: Ticks, **options: object
+    ) -> AbstractAsyncContextManager[Server]:
         """A server that has a single connection to give."""
-        config = Config.from_options(
-            port=0, connections=1, keepalive_timeout_busy_s=0.5, grace_s=1000, **options
-        )
-        return Server.from_config(site_root, config, on_tick=ticks.count)
+        config = Config.from_options(port=0, connections=1, keepalive_timeout_busy_s=0.5, **options)
+        return serve_all(Server.from_config(site_root, config, on_tick=ticks.count))
 
     async def test_an_idle_one_makes_way_without_a_word(self, site_root: Path) -> None:
         async with self.serve_one(site_root, Ticks()) as server, RawClient(server.port) as first:
@@ -707,7 +708,7 @@ class TestScarceConnections:
 
     async def test_one_that_waits_for_its_client_to_close_makes_way(self, site_root: Path) -> None:
         async with (
-            self.serve_one(site_root, Ticks(), linger_idle_s=1000, linger_total_s=1000) as server,
+            self.serve_one(site_root, Ticks(), linger_idle_s=PATIENCE_S, linger_total_s=PATIENCE_S) as server,
             RawClient(server.port) as first,
         ):
             await first.ask(form(GET, "Connection: close"))
@@ -739,7 +740,7 @@ class TestScarceConnections:
         ticks = Ticks()
         config = Config.from_options(port=0, connections=10, keepalive_timeout_busy_s=0.001)
         async with (
-            Server.from_config(site_root, config, on_tick=ticks.count) as server,
+            serve_all(Server.from_config(site_root, config, on_tick=ticks.count)) as server,
             RawClient(server.port) as client,
         ):
             await expect_service(client)
@@ -757,12 +758,12 @@ class TestDrain:
         async with RawClient(server.port) as idle:
             # Its answer comes after everything that other clients had sent before has been read.
             await expect_service(idle)
-            stopping = asyncio.create_task(server.stop())
+            stopping = asyncio.create_task(server.stop(grace_s=PATIENCE_S))
             assert await idle.read_to_end() == b""
         yield
         await stopping
 
-    async def test_idle_connections_end_without_a_word(self, serve: Serving) -> None:
+    async def test_idle_connections_end_without_a_word(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port) as silent, RawClient(server.port) as idle:
             await expect_service(idle)
             async with self.stopping(server):
@@ -771,13 +772,13 @@ class TestDrain:
 
     @pytest.mark.parametrize("turns", range(8))
     async def test_who_connects_at_the_last_moment_gets_nothing_and_does_not_hold_it(
-        self, serve: Serving, turns: int
+        self, serve: Serve, turns: int
     ) -> None:
-        async with serve(head_timeout_s=1000) as server:
+        async with serve(head_timeout_s=PATIENCE_S) as server:
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                stopping = asyncio.create_task(server.stop())
+                stopping = asyncio.create_task(server.stop(grace_s=PATIENCE_S))
                 connection.setblocking(False)
                 with contextlib.suppress(ConnectionResetError):  # it was too late
                     assert await asyncio.get_running_loop().sock_recv(connection, 1) == b""
@@ -796,7 +797,7 @@ class TestDrain:
         ],
     )
     async def test_a_request_that_has_begun_is_answered_and_told_that_it_is_the_last(
-        self, serve: Serving, begin: bytes, rest: bytes
+        self, serve: Serve, begin: bytes, rest: bytes
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             await client.send(begin)
@@ -809,7 +810,7 @@ class TestDrain:
                 assert await client.read_to_end() == b""
 
     async def test_the_answer_in_place_of_an_unreadable_file_is_told_so_too(
-        self, serve: Serving, site_root: Path, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, site_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before_sending(monkeypatch, lambda: take_away(site_root / "large.bin"))
         async with serve() as server, RawClient(server.port) as client:
@@ -821,7 +822,7 @@ class TestDrain:
                 client.end()
                 assert await client.read_to_end() == b""
 
-    async def test_an_answer_that_is_being_sent_becomes_whole_and_is_the_last(self, serve: Serving) -> None:
+    async def test_an_answer_that_is_being_sent_becomes_whole_and_is_the_last(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
             announced = await begin_transfer(client, "/huge.bin")
             await client.send(HELLO)
@@ -830,18 +831,18 @@ class TestDrain:
                 client.end()
                 assert await client.read_to_end() == b""
 
-    async def test_who_has_his_last_answer_and_does_not_close_is_not_waited_for(self, serve: Serving) -> None:
+    async def test_who_has_his_last_answer_and_does_not_close_is_not_waited_for(self, serve: Serve) -> None:
         async with (
-            serve(linger_idle_s=1000, linger_total_s=1000) as server,
+            serve(linger_idle_s=PATIENCE_S, linger_total_s=PATIENCE_S) as server,
             RawClient(server.port) as client,
         ):
             await client.ask(form(GET, "Connection: close"))
             assert await client.read_to_end() == b""
 
-            await server.stop()
+            await server.stop(grace_s=PATIENCE_S)
 
     async def test_an_answer_that_is_not_whole_in_time_breaks_off(
-        self, serve: Serving, site_root: Path
+        self, serve: Serve, site_root: Path
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin")
@@ -872,7 +873,7 @@ class TestClientsThatLeave:
         ],
     )
     async def test_a_reset_at_any_time_ends_the_connection_and_nothing_else(
-        self, serve: Serving, sent: bytes
+        self, serve: Serve, sent: bytes
     ) -> None:
         async with serve() as server, RawClient(server.port) as other:
             async with RawClient(server.port) as client:
@@ -888,7 +889,7 @@ class TestDefects:
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
     async def test_a_site_that_fails_is_500_and_a_traceback_in_the_log(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
     ) -> None:
         break_site(monkeypatch, fail)
         async with serve() as server, RawClient(server.port) as client:
@@ -901,7 +902,7 @@ class TestDefects:
         assert take_tracebacks(caplog) == ["RuntimeError"]
 
     async def test_a_plan_that_would_forge_a_field_is_500(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
             yield Plan(200, (("Location", "/\r\nSet-Cookie: a=b"),), Bytes(b""))
@@ -917,7 +918,7 @@ class TestDefects:
 
     async def test_after_the_first_byte_the_connection_breaks(
         self,
-        serve: Serving,
+        serve: Serve,
         site_root: Path,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
@@ -946,7 +947,7 @@ class TestDefects:
         caplog.clear()
 
     async def test_behind_an_answer_that_was_sent_whole_no_other_is_sent(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         original = Site.respond
 
@@ -965,7 +966,7 @@ class TestDefects:
         assert take_tracebacks(caplog) == ["RuntimeError"]
 
     async def test_a_client_that_has_left_gets_nothing(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         original, is_asked, has_left = Site.respond, asyncio.Event(), asyncio.Event()
 
@@ -1060,7 +1061,7 @@ class TestExchanges:
     )
     async def test_an_answer_is_told_with_the_bytes_of_its_body(
         self,
-        serve: Serving,
+        serve: Serve,
         exchanges: Exchanges,
         request_: bytes,
         request_line: str,
@@ -1090,7 +1091,7 @@ class TestExchanges:
             assert answer.status == status
 
     async def test_referer_and_agent_are_those_of_their_own_request(
-        self, serve: Serving, exchanges: Exchanges
+        self, serve: Serve, exchanges: Exchanges
     ) -> None:
         requests = [
             form(GET, "Referer: http://b/", "User-Agent: one/1.0 (a; \xe9)"),
@@ -1113,7 +1114,7 @@ class TestExchanges:
             assert [exchange.status for exchange in exchanges()] == [200, 405, 404, 505]
 
     async def test_a_timeout_is_told_with_the_request_if_there_was_one(
-        self, serve: Serving, exchanges: Exchanges
+        self, serve: Serve, exchanges: Exchanges
     ) -> None:
         async with (
             serve(head_timeout_s=0.5, body_timeout_s=0.001) as server,
@@ -1132,7 +1133,7 @@ class TestExchanges:
 
     async def test_an_unreadable_file_is_told_once_as_what_was_sent(
         self,
-        serve: Serving,
+        serve: Serve,
         site_root: Path,
         exchanges: Exchanges,
         monkeypatch: pytest.MonkeyPatch,
@@ -1147,7 +1148,7 @@ class TestExchanges:
 
     async def test_a_defect_is_told_with_the_request_that_met_it(
         self,
-        serve: Serving,
+        serve: Serve,
         exchanges: Exchanges,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
@@ -1162,7 +1163,7 @@ class TestExchanges:
         assert take_tracebacks(caplog) == ["RuntimeError"]
 
     async def test_an_answer_that_broke_off_is_told_as_such(
-        self, serve: Serving, site_root: Path, exchanges: Exchanges
+        self, serve: Serve, site_root: Path, exchanges: Exchanges
     ) -> None:
         async with serve() as server:
             async with RawClient(server.port) as client:
@@ -1181,7 +1182,7 @@ class TestExchanges:
         assert all(0 < one.sent_bytes < announced for one in exchanges())
 
     async def test_a_connection_without_a_request_is_nothing_to_tell(
-        self, serve: Serving, exchanges: Exchanges
+        self, serve: Serve, exchanges: Exchanges
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             client.end()
@@ -1189,7 +1190,7 @@ class TestExchanges:
 
         assert exchanges() == []
 
-    async def test_nobody_is_told_when_it_is_switched_off(self, serve: Serving, exchanges: Exchanges) -> None:
+    async def test_nobody_is_told_when_it_is_switched_off(self, serve: Serve, exchanges: Exchanges) -> None:
         async with serve(log_format="off") as server, RawClient(server.port) as client:
             await expect_service(client)
 

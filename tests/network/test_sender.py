@@ -20,7 +20,7 @@ from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
 from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
-from tests.network.conftest import LARGE, MIB, Serving
+from tests.network.conftest import LARGE, MIB, Serve
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
 
@@ -66,9 +66,7 @@ class TestWholeFiles:
             pytest.param(5 * MIB + 3, id="many pieces"),
         ],
     )
-    async def test_every_byte_of_a_file_arrives(
-        self, serve: Serving, site_root: Path, size_bytes: int
-    ) -> None:
+    async def test_every_byte_of_a_file_arrives(self, serve: Serve, site_root: Path, size_bytes: int) -> None:
         content = (LARGE * (size_bytes // MIB + 1))[:size_bytes]
         (site_root / "file.bin").write_bytes(content)
         async with serve() as server, RawClient(server.port) as client:
@@ -78,7 +76,7 @@ class TestWholeFiles:
             assert answer.body == content
             await expect_service(client)
 
-    async def test_every_byte_arrives_at_a_client_that_reads_little_at_a_time(self, serve: Serving) -> None:
+    async def test_every_byte_arrives_at_a_client_that_reads_little_at_a_time(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port) as client:
             await client.send(format_request("/large.bin"))
             await client.reader.readuntil(b"\r\n\r\n")
@@ -88,7 +86,7 @@ class TestWholeFiles:
             assert b"".join(received) == LARGE
             await expect_service(client)
 
-    async def test_many_clients_at_once_get_every_byte(self, serve: Serving, large: Path) -> None:
+    async def test_many_clients_at_once_get_every_byte(self, serve: Serve, large: Path) -> None:
         async with serve() as server:
 
             async def fetch() -> bytes:
@@ -115,7 +113,7 @@ class TestNoBody:
         ],
     )
     async def test_the_next_answer_begins_behind_the_head(
-        self, serve: Serving, request_: bytes, method: str, status: int
+        self, serve: Serve, request_: bytes, method: str, status: int
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(request_, method)
@@ -141,7 +139,7 @@ class TestRanges:
         ],
     )
     async def test_one_range_is_exactly_these_bytes(
-        self, serve: Serving, field: str, start: int, stop: int | None
+        self, serve: Serve, field: str, start: int, stop: int | None
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(format_request("/large.bin", f"Range: bytes={field}"))
@@ -174,7 +172,7 @@ class TestRanges:
         ],
     )
     async def test_several_ranges_are_exactly_these_parts(
-        self, serve: Serving, name: str, content: bytes, field: str, spans: Sequence[tuple[int, int]]
+        self, serve: Serve, name: str, content: bytes, field: str, spans: Sequence[tuple[int, int]]
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(format_request(f"/{name}", f"Range: bytes={field}"))
@@ -202,7 +200,7 @@ def format_parts(answer: Answer, content: bytes, spans: Sequence[tuple[int, int]
 
 class TestFilesThatChange:
     async def test_a_file_that_shrinks_while_it_is_sent_aborts_the_connection(
-        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture
+        self, serve: Serve, huge: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin")
@@ -216,7 +214,7 @@ class TestFilesThatChange:
         assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"]
 
     async def test_a_part_that_is_gone_when_its_turn_comes_aborts_the_connection(
-        self, serve: Serving, huge: Path
+        self, serve: Serve, huge: Path
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin", TWO_PARTS)
@@ -236,7 +234,7 @@ class TestFilesThatChange:
         ],
     )
     async def test_a_file_that_is_emptied_before_its_first_byte_is_503(
-        self, serve: Serving, large: Path, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
+        self, serve: Serve, large: Path, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
     ) -> None:
         before_sending(monkeypatch, lambda: os.truncate(large, 0))
         async with serve() as server, RawClient(server.port) as client:
@@ -246,7 +244,7 @@ class TestFilesThatChange:
             await expect_service(client)
 
     async def test_a_file_that_grows_while_it_is_sent_is_sent_as_announced(
-        self, serve: Serving, huge: Path
+        self, serve: Serve, huge: Path
     ) -> None:
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
             announced = await begin_transfer(client, "/huge.bin")
@@ -260,7 +258,7 @@ class TestFilesThatChange:
             assert head.fields["content-length"] == str(64 * MIB + 4000)
 
     async def test_a_file_that_is_replaced_while_it_is_sent_is_sent_as_it_was(
-        self, serve: Serving, huge: Path, site_root: Path
+        self, serve: Serve, huge: Path, site_root: Path
     ) -> None:
         (site_root / "new.bin").write_bytes(b"\xff" * MIB)
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
@@ -275,7 +273,7 @@ class TestFilesThatCannotBeRead:
     @pytest.mark.parametrize("target", ["/large.bin", "/huge.bin"])
     async def test_a_read_that_fails_before_the_first_byte_is_503_and_the_connection_goes_on(
         self,
-        serve: Serving,
+        serve: Serve,
         site_root: Path,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
@@ -296,7 +294,7 @@ class TestFilesThatCannotBeRead:
 
     @pytest.mark.parametrize("fields", LONG_BODIES)
     async def test_a_read_that_fails_later_aborts_the_connection(
-        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
+        self, serve: Serve, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin", *fields)
@@ -309,7 +307,7 @@ class TestFilesThatCannotBeRead:
         assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"]
 
     async def test_a_file_system_whose_own_connection_broke_is_no_client_that_has_left(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """sshfs answers with ECONNABORTED, which has its exception in common with a lost client."""
 
@@ -330,7 +328,7 @@ class TestFilesThatCannotBeRead:
 class TestClientsThatLeave:
     @pytest.mark.parametrize("fields", LONG_BODIES)
     async def test_leaving_in_the_middle_frees_the_descriptor(
-        self, serve: Serving, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
+        self, serve: Serve, huge: Path, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
     ) -> None:
         async with serve() as server:
             async with RawClient(server.port) as client:
@@ -342,7 +340,7 @@ class TestClientsThatLeave:
                 await expect_service(client)
         assert [record for record in caplog.records if record.name in ("aioserve", "asyncio")] == []
 
-    async def test_a_crowd_that_leaves_frees_every_descriptor(self, serve: Serving, huge: Path) -> None:
+    async def test_a_crowd_that_leaves_frees_every_descriptor(self, serve: Serve, huge: Path) -> None:
         async with serve() as server:
             async with AsyncExitStack() as clients:
                 for _ in range(20):
@@ -354,7 +352,7 @@ class TestClientsThatLeave:
 
     @pytest.mark.parametrize("fields", LONG_BODIES)
     async def test_a_stop_that_waits_no_longer_frees_the_descriptor(
-        self, serve: Serving, huge: Path, fields: tuple[str, ...]
+        self, serve: Serve, huge: Path, fields: tuple[str, ...]
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin", *fields)
@@ -376,7 +374,7 @@ class TestBodiesOfNoKind:
     )
     async def test_it_is_500(
         self,
-        serve: Serving,
+        serve: Serve,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
         body: Body,

@@ -9,7 +9,7 @@ import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -407,7 +407,7 @@ class TestSendTimeout:
 
 class TestMinimumRate:
     async def test_a_client_below_it_is_cut_off_after_a_window(self, connect_plainly: Connect) -> None:
-        async with connect_plainly(replace(LIMITS, min_rate_bytes_s=1)) as pair:
+        async with connect_plainly(LIMITS._replace(min_rate_bytes_s=1)) as pair:
             writing = asyncio.create_task(write_pieces(pair.stream, 128))
             await wait_until(lambda: pair.stream._writer is not None)
             now = pair.stream._loop.time()
@@ -422,7 +422,7 @@ class TestMinimumRate:
                 await writing
 
     async def test_nobody_is_slow_while_nothing_waits_for_him(self, connect: Connect) -> None:
-        async with connect(replace(LIMITS, min_rate_bytes_s=MIB)) as pair:
+        async with connect(LIMITS._replace(min_rate_bytes_s=MIB)) as pair:
             pair.stream.write(b"x")
             await pair.reader.readexactly(1)
             await wait_until(lambda: not pair.transport.get_write_buffer_size())
@@ -491,7 +491,7 @@ class TestClose:
     async def test_a_client_that_keeps_sending_is_read_no_longer_than_so_long_in_all(
         self, connect_plainly: Connect
     ) -> None:
-        async with connect_plainly(replace(LIMITS, linger_idle_s=1000)) as pair:
+        async with connect_plainly(LIMITS._replace(linger_idle_s=1000)) as pair:
             closing = asyncio.create_task(pair.stream.close())
             await asyncio.sleep(0)
             now = pair.stream._loop.time()
@@ -508,7 +508,7 @@ class TestClose:
     async def test_a_client_that_keeps_sending_is_read_no_further_than_so_much(
         self, connect_plainly: Connect
     ) -> None:
-        async with connect_plainly(replace(LIMITS, linger_bytes=MIB)) as pair:
+        async with connect_plainly(LIMITS._replace(linger_bytes=MIB)) as pair:
             uploading = asyncio.create_task(pair.send(b"x" * (64 * MIB)))
             await pair.stream.close()
 
