@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import os
 import signal
 import stat
 import sys
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, TextIO
 
 import click
 
@@ -27,11 +28,13 @@ from aioserve.config import GROUPS, OPTIONS, Config, ConfigError, Option, Settin
 if TYPE_CHECKING:
     import asyncio
     import logging
+    import socket
     from collections.abc import Callable
     from types import TracebackType
 
     from aioserve.network.access_log import AccessLog
-    from aioserve.network.server import Server
+
+    _MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 # How many ports are tried beside the default one before it is called a failure.
 _PORTS_TRIED = 100
@@ -157,28 +160,148 @@ def _find_root_problem(root: str) -> str | None:
 
 def _run(root: str, settings: Settings) -> int:
     """Serves until told to stop; gives the exit status."""
-    import asyncio
-
+    count = _count_workers(settings.console.workers)
+    make_loop = _find_loop(settings.console.loop)
     _set_up_logging(verbose=settings.console.verbose, quiet=settings.console.quiet)
-
-    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):  # PyPy has none
-        from uvloop import new_event_loop as make_loop
 
     from aioserve.network.server import raise_descriptor_limit
 
     raise_descriptor_limit()
     _log_set_up(settings, make_loop.__module__)
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        return runner.run(_serve(root, settings))
+    try:
+        if count > 1:
+            return _run_workers(root, settings, count, make_loop)
+        return _run_alone(root, settings, make_loop)
+    except OSError as error:
+        return _complain(1, _explain(error, settings.config))
 
 
-async def _serve(root: str, settings: Settings) -> int:
+def _count_workers(wanted: int | str) -> int:
+    if isinstance(wanted, int):
+        if wanted > 1 and not hasattr(os, "fork"):
+            _fail(2, "--workers: this system cannot divide a process, expected 1 or auto")
+        return wanted
+    if not hasattr(os, "fork"):
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _find_loop(name: str) -> _MakeLoop:
+    if name != "asyncio":
+        try:
+            from uvloop import new_event_loop
+
+            return new_event_loop
+        except ImportError:  # PyPy and Windows have none
+            if name == "uvloop":
+                _fail(2, "--loop: uvloop is not installed, expected asyncio or auto")
     import asyncio
 
-    loop = asyncio.get_running_loop()
+    return asyncio.new_event_loop
+
+
+async def _listen(settings: Settings) -> list[socket.socket]:
+    """Sockets that listen; on the next free port when the default one is busy and nobody asked for it.
+
+    Raises: OSError when it cannot listen.
+    """
+    from aioserve.network.server import open_sockets
+
+    config = settings.config
+    port = config.port
+    last_port = port if "port" in settings.given else port + _PORTS_TRIED
+    while True:
+        try:
+            sockets = await open_sockets(config.host, port, config.backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == last_port:
+                raise
+            port += 1
+            continue
+        if port != config.port and not settings.console.quiet:
+            _complain(0, f"port {config.port} is in use{_name_owner(config.port)}; {port} is taken instead")
+        return sockets
+
+
+def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
+    import asyncio
+
+    def obey(stop: Callable[[int], None]) -> None:
+        def tell(number: int) -> None:
+            stop(number)
+            _say_stopping(settings)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, tell, number)
+
+    async def listen_and_serve() -> int:
+        sockets = await _listen(settings)
+
+        def announce() -> None:
+            _announce(root, sockets, settings)
+            if settings.console.open:
+                _start_browser(sockets)
+
+        return await _serve(root, settings, sockets, _open_access_log(settings), obey, announce)
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(listen_and_serve())
+
+
+def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop) -> int:
+    import asyncio
+
+    from aioserve.network.server import load
+    from aioserve.network.workers import Place, Workers, share
+
+    with asyncio.Runner() as runner:
+        sockets = runner.run(_listen(settings))
+
+    def work(place: Place) -> int:
+        def announce() -> None:
+            place.report_ready()
+            if settings.console.open and place.is_first:
+                _start_browser(sockets)
+
+        log = _open_access_log(settings, place.log_output)
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            return runner.run(_serve(root, settings, place.sockets, log, place.obey, announce))
+
+    # What is there by now, the workers share while nobody writes to it, as the collector would.
+    load()
+    gc.freeze()
+    gc.enable()
+    workers = Workers(
+        share(sockets, count, settings.config.backlog),
+        work,
+        grace_s=settings.config.grace_s,
+        log_output=1 if _is_logged(settings) else None,
+    )
+    return workers.run(
+        announce=functools.partial(_announce, root, sockets, settings),
+        say_stopping=functools.partial(_say_stopping, settings),
+    )
+
+
+async def _serve(
+    root: str,
+    settings: Settings,
+    sockets: list[socket.socket],
+    log: AccessLog | None,
+    obey: Callable[[Callable[[int], None]], None],
+    announce: Callable[[], None],
+) -> int:
+    """Serves on `sockets` until told to stop.
+
+    `obey` gets the function that is to be called with the signals, `announce` is called when it serves.
+    """
+    import asyncio
+
+    from aioserve.network.server import Server
+
     told_to_stop = asyncio.Event()
-    log = _open_access_log(settings)
 
     def stop(number: int) -> None:
         if told_to_stop.is_set():
@@ -188,16 +311,15 @@ async def _serve(root: str, settings: Settings) -> int:
             os._exit(128 + number)
         told_to_stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+    obey(stop)
+    observer, on_tick = (log.record, log.flush) if log is not None else (None, None)
+    server = Server.from_config(root, settings.config, sockets=sockets, observer=observer, on_tick=on_tick)
     try:
-        server = await _start(root, settings, log)
-        _announce(root, server, settings)
+        await server.start()
+        announce()
         gc.freeze()
         gc.enable()
         await told_to_stop.wait()
-        if _is_terminal() and not settings.console.quiet:
-            _say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
         await server.stop()
     except OSError as error:
         if error.filename is not None:  # the root, gone since it was looked at
@@ -209,47 +331,26 @@ async def _serve(root: str, settings: Settings) -> int:
     return 0
 
 
-async def _start(root: str, settings: Settings, log: AccessLog | None) -> Server:
-    """A server that listens; on the next free port when the default one is busy and nobody asked for it.
-
-    Raises: OSError when it cannot listen.
-    """
-    from aioserve.network.server import Server
-
-    config = settings.config
-    last_port = config.port if "port" in settings.given else config.port + _PORTS_TRIED
-    observer, on_tick = (log.record, log.flush) if log is not None else (None, None)
-    while True:
-        server = Server.from_config(root, config, observer=observer, on_tick=on_tick)
-        try:
-            await server.start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or config.port == last_port:
-                raise
-            config = config.replace(port=config.port + 1)
-            continue
-        if config is not settings.config and not settings.console.quiet:
-            busy = settings.config.port
-            _complain(0, f"port {busy} is in use{_name_owner(busy)}; {config.port} is taken instead")
-        return server
+def _is_logged(settings: Settings) -> bool:
+    return not (settings.console.quiet or settings.config.log_format == "off" or sys.stdout is None)
 
 
-def _open_access_log(settings: Settings) -> AccessLog | None:
-    if settings.console.quiet or settings.config.log_format == "off" or sys.stdout is None:
+def _open_access_log(settings: Settings, output: BinaryIO | None = None) -> AccessLog | None:
+    if not _is_logged(settings):
         return None
     from aioserve.network.access_log import AccessLog
 
     # A file object of its own: while its thread waits for a reader that stands still, it holds the lock of
     # the object, and the interpreter could not end if that were sys.stdout.
-    return AccessLog(settings.config.log_format, open(1, "wb", closefd=False))
+    return AccessLog(settings.config.log_format, output or open(1, "wb", closefd=False))
 
 
 # ---- what is said ----------------------------------------------------------------------------------------
 
 
-def _announce(root: str, server: Server, settings: Settings) -> None:
+def _announce(root: str, sockets: list[socket.socket], settings: Settings) -> None:
     """Says where the server is; it listens already."""
-    urls = _list_urls(server.addresses)
+    urls = _list_urls(sockets)
     if not settings.console.quiet:
         shown = _make_printable(os.path.abspath(root))
         if _is_terminal():
@@ -257,19 +358,20 @@ def _announce(root: str, server: Server, settings: Settings) -> None:
             _say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
         else:
             _say(f"Serving {shown} at {' '.join(urls)}")
-    if settings.console.open:
-        import threading
-
-        # A thread that nobody waits for: some browsers return when they are closed.
-        threading.Thread(target=_open_browser, args=(urls[0],), daemon=True).start()
 
 
-def _list_urls(addresses: tuple[tuple[str, int], ...]) -> list[str]:
-    """The URLs that lead to these addresses; for "all addresses" those of the machine's interfaces."""
+def _say_stopping(settings: Settings) -> None:
+    if _is_terminal() and not settings.console.quiet:
+        _say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
+
+
+def _list_urls(sockets: list[socket.socket]) -> list[str]:
+    """The URLs that lead to these sockets; for "all addresses" those of the machine's interfaces."""
+    from aioserve.network.listener import find_address
     from aioserve.network.server import format_url
 
     urls = []
-    for host, port in addresses:
+    for host, port in map(find_address, sockets):
         hosts: tuple[str, ...] = (host,)
         if host in ("0.0.0.0", "::"):
             import socket
@@ -279,6 +381,13 @@ def _list_urls(addresses: tuple[tuple[str, int], ...]) -> list[str]:
             hosts = find_addresses(socket.AF_INET6 if ":" in host else socket.AF_INET)
         urls += [format_url(host, port) for host in hosts]
     return urls
+
+
+def _start_browser(sockets: list[socket.socket]) -> None:
+    import threading
+
+    # A thread that nobody waits for: some browsers return when they are closed.
+    threading.Thread(target=_open_browser, args=(_list_urls(sockets)[0],), daemon=True).start()
 
 
 def _open_browser(url: str) -> None:

@@ -93,6 +93,15 @@ def _count(minimum: int, maximum: int, metavar: str = "N", zero: str = "") -> Ki
     return Kind(metavar, f"a whole number from {minimum} to {maximum}{zero}", read)
 
 
+def _count_or_auto(maximum: int) -> Kind:
+    def read(value: object) -> int | str:
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return "auto"
+        return _read_whole(value, {"": 1}, 1, maximum)
+
+    return Kind("N|auto", f"a whole number from 1 to {maximum}, or auto", read)
+
+
 def _show_size(value: object) -> str:
     assert isinstance(value, int)
     for unit in ("GiB", "MiB", "KiB"):
@@ -201,8 +210,9 @@ _CONTENT = "Content"
 _OUTPUT = "Output"
 _TIMEOUTS = "Timeouts"
 _LIMITS = "Limits"
+_PROCESSES = "Processes"
 _GENERAL = "General"
-GROUPS = (_ADDRESS, _CONTENT, _OUTPUT, _TIMEOUTS, _LIMITS, _GENERAL)
+GROUPS = (_ADDRESS, _CONTENT, _OUTPUT, _TIMEOUTS, _LIMITS, _PROCESSES, _GENERAL)
 
 
 class Option(NamedTuple):
@@ -542,6 +552,22 @@ class Console(_Table, embeddable=False):
         False, _SWITCH, "-v --verbose", _OUTPUT, "Write more about what happens to standard error."
     )
     open: bool = _option(False, _SWITCH, "-o --open", _OUTPUT, "Open the browser once the server listens.")
+    workers: int | str = _option(
+        1,
+        _count_or_auto(256),
+        "--workers",
+        _PROCESSES,
+        "Processes that serve, each with the limits above for itself; auto is one for each core.",
+        "uvicorn, gunicorn and granian 1; nginx 1, and auto for one for each core",
+    )
+    loop: str = _option(
+        "auto",
+        _choice("auto", "asyncio", "uvloop"),
+        "--loop",
+        _PROCESSES,
+        "Event loop; auto is uvloop where it is installed.",
+        "uvicorn has auto too",
+    )
     config: str | None = _option(
         None,
         _PATH,

@@ -111,26 +111,31 @@ def make_environment(**variables: str) -> dict[str, str]:
     return {**ours, "PYTHONPATH": str(PROJECT), **variables}
 
 
-def make_command(*args: object) -> list[str]:
+def make_command(*args: object, prepare: str = "") -> list[str]:
+    """The command with these words; with `prepare`, a program that runs that code first."""
+    program = ["-c", f"{prepare}\nfrom aioserve.__main__ import main\nmain()"]
     return [
         sys.executable,
-        "-m",
-        "aioserve",
+        *(program if prepare else ["-m", "aioserve"]),
         *(os.fspath(a) if isinstance(a, Path) else str(a) for a in args),
     ]
 
 
 @contextlib.contextmanager
 def running_server(
-    root: Path | str, *args: object, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    root: Path | str,
+    *args: object,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    prepare: str = "",
 ) -> Iterator[RunningServer]:
     """`aioserve serve root` on a free port, or as `args` say; ended at the latest when the block is left.
 
-    It runs in `folder`, or in that of the project.
+    It runs in `folder`, or in that of the project, and after the code `prepare`.
     """
     port = () if "-p" in args or "--port" in args else ("--port", 0)
     process = subprocess.Popen(
-        make_command("serve", root, *port, *args),
+        make_command("serve", root, *port, *args, prepare=prepare),
         cwd=folder or PROJECT,
         env=make_environment(**(environment or {})),
         stdin=subprocess.DEVNULL,

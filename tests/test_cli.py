@@ -70,12 +70,26 @@ def run(
     )
 
 
-def run_program(program: str, *args: object) -> subprocess.CompletedProcess[str]:
+def run_prepared(prepare: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end after that code."""
+    return subprocess.run(
+        make_command(*args, prepare=prepare),
+        env=make_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+def run_program(
+    program: str, *args: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A program that prepares something and then calls `cli.main` with these words."""
     words = ["aioserve", *map(str, args)]
     return subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv = {words!r}\nfrom aioserve import cli\n{program}"],
-        env=make_environment(),
+        env=environment or make_environment(),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -194,6 +208,8 @@ class TestWords:
             (["--symlinks", "some"], r"--symlinks: got 'some', expected one of none, inside, all"),
             (["-b", "127.0.0.1:80"], r"--host: got '127.0.0.1:80', expected addresses .* without a port"),
             (["-d", "a", "b"], r"ROOT and --directory are the same option, expected one of the two"),
+            (["--workers", "0"], r"--workers: got '0', expected a whole number from 1 to 256, or auto"),
+            (["--loop", "trio"], r"--loop: got 'trio', expected one of auto, asyncio, uvloop"),
             (["--config", "absent.toml"], r"absent.toml: No such file or directory, expected a file .*"),
         ],
         ids=lambda value: shlex.join(value) if isinstance(value, list) else "",
@@ -232,15 +248,17 @@ class TestWords:
         assert errors == b""
 
 
+# A measurement of coverage in a process would load modules of its own.
+UNMEASURED = {k: v for k, v in make_environment().items() if not k.startswith("COVERAGE_")}
+
+
 class TestImports:
     """Only what a run needs is loaded: that is most of the time to start."""
 
     def find_loaded(self, *args: object, root: Path | None = None) -> set[str]:
-        # A measurement of coverage in that process would load modules of its own.
-        environment = {k: v for k, v in make_environment().items() if not k.startswith("COVERAGE_")}
         command = [sys.executable, "-X", "importtime", *make_command(*args)[1:]]
         process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, cwd=root, env=UNMEASURED, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -264,14 +282,22 @@ class TestImports:
         assert "aioserve.network.server" in loaded
         assert loaded.isdisjoint(
             {"email", "http", "http.client", "importlib.metadata", "tomllib", "webbrowser", "difflib"}
-            | {"rich", "pydoc", "doctest", "unittest", "multiprocessing", "aioserve.network.machine"}
+            | {"rich", "pydoc", "doctest", "unittest", "multiprocessing"}
+            | {"aioserve.network.machine", "aioserve.network.workers"}
         )
+
+    def test_the_loop_of_asyncio_loads_no_other(self, root: Path) -> None:
+        loaded = self.find_loaded("serve", root, "--port", 0, "--loop", "asyncio", root=root)
+
+        assert "asyncio" in loaded
+        assert "uvloop" not in loaded
 
     def test_what_only_a_request_needs_is_not_loaded_before_the_server_listens(self, root: Path) -> None:
         done = run_program(
             "def list_loaded(*_):\n    print(*sys.modules)\n    raise SystemExit\n"
             "cli._announce = list_loaded\ncli.main()",
             *("serve", root, "--port", 0),
+            environment=UNMEASURED,
         )
 
         loaded = set(done.stdout.split())
@@ -527,10 +553,13 @@ class TestAddress:
         assert done.returncode == 1
         assert f"port {server.port} is in use" in done.stderr
 
-    def test_the_default_port_busy_gives_the_next_free_one_and_says_so(self, root: Path) -> None:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_the_default_port_busy_gives_the_next_free_one_and_says_so(
+        self, workers: int, root: Path
+    ) -> None:
         with busy_port(8080):
             process = subprocess.Popen(
-                make_command("serve", root),
+                make_command("serve", root, "--workers", workers),
                 env=make_environment(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -540,7 +569,7 @@ class TestAddress:
                 assert process.stderr is not None
                 url = process.stdout.readline().decode().split()[-1]
                 said = process.stderr.readline().decode()
-                assert get(url).text == "home"
+                assert [get(url).text for _ in range(10)] == ["home"] * 10
                 process.terminate()
 
         port = int(url.strip("/").rpartition(":")[2])
@@ -620,12 +649,7 @@ class TestOutput:
         with busy_port() as port:
             pass
         with Terminal(root, "--port", port, "--quiet") as terminal:
-            until = time.monotonic() + PATIENCE_S
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    assert get(f"http://127.0.0.1:{port}/").text == "home"
-                    break
-                assert time.monotonic() < until
+            wait_until_served(port)
             terminal.process.terminate()
             assert terminal.process.wait(PATIENCE_S) == 0
             assert terminal.read_until(None) == ""
@@ -735,12 +759,7 @@ class TestBrokenOutput:
             ["/bin/sh", "-c", f"exec {command} {where}"], env=make_environment(), stdout=subprocess.DEVNULL
         ) as process:
             try:
-                until = time.monotonic() + PATIENCE_S
-                while True:
-                    assert time.monotonic() < until
-                    with contextlib.suppress(httpx.TransportError):
-                        assert get(f"http://127.0.0.1:{port}/").text == "home"
-                        break
+                wait_until_served(port)
                 process.terminate()
                 assert process.wait(PATIENCE_S) == 0
             finally:
@@ -789,6 +808,15 @@ def download(port: int, name: str) -> Iterator[socket.socket]:
         client.sendall(f"GET /{name} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert client.recv(9) == b"HTTP/1.1 "
         yield client
+
+
+def wait_until_served(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < until, "nobody answers"
+        with contextlib.suppress(httpx.TransportError):
+            assert get(f"http://127.0.0.1:{port}/").text == "home"
+            return
 
 
 def wait_until_refused(port: int) -> None:
@@ -926,18 +954,156 @@ class TestMistakes:
         assert cli._make_one_line(record)
         assert record.getMessage() == r"lost\x1b: x"
 
-    def test_it_serves_on_the_loop_of_asyncio_where_there_is_no_other(self, root: Path) -> None:
-        program = (
-            "import signal, threading\nsys.modules['uvloop'] = None\n"
-            "announce = cli._announce\n"
-            "def announce_and_stop(*args):\n    announce(*args); signal.raise_signal(signal.SIGTERM)\n"
-            "cli._announce = announce_and_stop\ncli.main()"
-        )
-        done = run_program(program, "serve", root, "--port", 0, "--verbose")
 
-        assert done.returncode == 0
-        assert done.stdout.startswith(f"Serving {root} at http://127.0.0.1:")
-        assert "Using selector" in done.stderr
+# ---- on what it runs -------------------------------------------------------------------------------------
+
+WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
+WITHOUT_FORK = "import os; del os.fork"
+
+
+class TestLoop:
+    @pytest.mark.parametrize(
+        ("words", "loop"),
+        [
+            pytest.param([], "uvloop", id="that of uvloop by default"),
+            pytest.param(["--loop", "auto"], "uvloop", id="that of uvloop for auto"),
+            pytest.param(["--loop", "uvloop"], "uvloop", id="that of uvloop when asked for"),
+            pytest.param(["--loop", "asyncio"], "asyncio.events", id="that of asyncio when asked for"),
+        ],
+    )
+    def test_it_serves_on_the_loop_that_it_is_told(self, words: list[str], loop: str, root: Path) -> None:
+        with running_server(root, "--verbose", *words) as server:
+            assert get(server.url).text == "home"
+            server.errors.read_until(f"loop of {loop},")
+
+    def test_it_serves_on_the_loop_of_asyncio_where_there_is_no_other(self, root: Path) -> None:
+        with running_server(root, "--verbose", prepare=WITHOUT_UVLOOP) as server:
+            assert get(server.url).text == "home"
+            server.errors.read_until("loop of asyncio.events,")
+
+    def test_uvloop_where_it_is_not_installed_ends_with_status_2_and_one_line(self, root: Path) -> None:
+        done = run_prepared(WITHOUT_UVLOOP, "serve", root, "--loop", "uvloop")
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "aioserve: --loop: uvloop is not installed, expected asyncio or auto\n"
+
+
+class TestWorkers:
+    """What the command adds to them; how they live and die is told by network/test_workers.py."""
+
+    def test_several_serve_log_and_stop_as_one(self, root: Path) -> None:
+        with running_server(root, "--workers", 2) as server:
+            for _ in range(20):
+                assert get(server.url, "page.txt").text == "page"
+            assert server.stop() == 0
+
+        assert server.errors.text == ""
+        banner, *lines = server.output.text.splitlines()
+        assert banner == server.line
+        assert len(lines) == 20
+        for line in lines:
+            assert re.fullmatch(r'127\.0\.0\.1 - - \[.+\] "GET /page\.txt HTTP/1\.1" 200 4', line)
+
+    @pytest.mark.parametrize("words", [["--log-format", "off"], ["--quiet"]], ids=shlex.join)
+    def test_the_log_of_several_can_be_off(self, words: list[str], root: Path) -> None:
+        with busy_port() as port:
+            pass
+        with subprocess.Popen(
+            make_command("serve", root, "--port", port, "--workers", 2, *words),
+            env=make_environment(),
+            stdout=subprocess.PIPE,
+        ) as process:
+            wait_until_served(port)
+            process.terminate()
+            output, _ = process.communicate(timeout=PATIENCE_S)
+
+        assert process.returncode == 0
+        assert b"GET" not in output
+
+    def test_a_terminal_shows_one_banner_and_one_ctrl_c_stops_all(self, root: Path, large: Path) -> None:
+        with Terminal(root, "--port", 0, "--grace", "1h", "--workers", 3) as terminal:
+            match = re.search(r":(\d+)/", terminal.read_until(r"Ctrl-C"))
+            assert match
+            with download(int(match[1]), large.name) as client:
+                terminal.type(b"\x03")
+                terminal.read_until(r"Ctrl-C again stops at once")
+                wait_until_refused(int(match[1]))
+                while client.recv(1 << 20):
+                    pass
+            assert terminal.process.wait(PATIENCE_S) == 0
+            text = terminal.read_until(None)
+
+        assert text.count("Press Ctrl-C to stop") == text.count("Ctrl-C again stops at once") == 1
+        assert "Traceback" not in text
+
+    def test_a_second_ctrl_c_ends_all_at_once(self, root: Path, large: Path) -> None:
+        with Terminal(root, "--port", 0, "--grace", "1h", "--workers", 3) as terminal:
+            match = re.search(r":(\d+)/", terminal.read_until(r"Ctrl-C"))
+            assert match
+            with download(int(match[1]), large.name):
+                terminal.type(b"\x03")
+                terminal.read_until(r"Ctrl-C again stops at once")
+                terminal.type(b"\x03")
+                assert terminal.process.wait(PATIENCE_S) == 130
+            assert "Traceback" not in terminal.read_until(None)
+
+    def test_open_opens_the_browser_once(self, root: Path, tmp_path: Path) -> None:
+        browser, opened = tmp_path / "browser", tmp_path / "opened"
+        browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+        browser.chmod(0o700)
+        with running_server(
+            root, "--open", "--workers", 3, environment={"BROWSER": f"{browser} %s"}
+        ) as server:
+            until = time.monotonic() + PATIENCE_S
+            while not opened.exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert server.stop() == 0
+
+        assert opened.read_text() == f"{server.url}\n"
+
+    def test_a_root_that_goes_in_the_last_moment_is_told(self, root: Path) -> None:
+        prepare = (
+            "import shutil\nfrom aioserve import cli\nlisten = cli._listen\n"
+            f"cli._listen = lambda *args: (shutil.rmtree({str(root)!r}), listen(*args))[1]"
+        )
+        done = run_prepared(prepare, "serve", root, "--port", 0, "--workers", 2)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"aioserve: cannot serve {root}: No such file or directory\n" in done.stderr
+        assert "giving up" in done.stderr
+
+    def test_where_a_process_cannot_divide_several_end_with_status_2_and_one_line(self, root: Path) -> None:
+        done = run_prepared(WITHOUT_FORK, "serve", root, "--workers", 2)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "aioserve: --workers: this system cannot divide a process, expected 1 or auto\n"
+        )
+
+    def test_where_a_process_cannot_divide_auto_is_one(self, root: Path) -> None:
+        with running_server(root, "--workers", "auto", prepare=WITHOUT_FORK) as server:
+            assert get(server.url).text == "home"
+
+    @pytest.mark.parametrize(
+        ("prepare", "count"),
+        [
+            pytest.param("os.sched_getaffinity = lambda _: {0, 3, 7}", 3, id="that it may use"),
+            pytest.param("del os.sched_getaffinity; os.cpu_count = lambda: 4", 4, id="of the machine"),
+            pytest.param("del os.sched_getaffinity; os.cpu_count = lambda: None", 1, id="unknown: one"),
+        ],
+    )
+    def test_auto_is_one_for_each_core(self, prepare: str, count: int) -> None:
+        program = f"import os; {prepare}; from aioserve import cli; print(cli._count_workers('auto'))"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=make_environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+        assert done.stdout == f"{count}\n"
 
 
 # ---- in this process -------------------------------------------------------------------------------------

@@ -334,6 +334,28 @@ class TestPrecedence:
             assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
 
 
+class TestConsole:
+    """Kinds that only the command has."""
+
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            pytest.param("4", 4, id="a number as text"),
+            pytest.param(256, 256, id="the most"),
+            pytest.param("auto", "auto", id="auto"),
+            pytest.param(" Auto ", "auto", id="auto in capitals"),
+        ],
+    )
+    def test_workers_are_a_number_or_auto(self, value: object, expected: object, tmp_path: Path) -> None:
+        assert load(tmp_path, {"workers": value}).console.workers == expected
+
+    @pytest.mark.parametrize("value", ["0", "-1", "257", "1.5", "all", True])
+    def test_other_numbers_of_workers_are_refused(self, value: object, tmp_path: Path) -> None:
+        expected = "expected a whole number from 1 to 256, or auto"
+        with pytest.raises(ConfigError, match=rf"^--workers: got .*, {expected}$"):
+            load(tmp_path, {"workers": value})
+
+
 class TestFlags:
     def test_a_wrong_value_is_told_with_its_flag(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^--head-timeout: got 'x', expected seconds"):

@@ -70,11 +70,7 @@ class Listener:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host, with the zone of a link-local one, and the port that the socket is bound to."""
-        host, port, *more = self._socket.getsockname()
-        if more and more[1]:
-            host = f"{host}%{socket.if_indextoname(more[1])}"
-        return host, port
+        return find_address(self._socket)
 
     async def start(self) -> None:
         """Listens; when this returns, connections are taken."""
@@ -152,3 +148,11 @@ class Listener:
             self._starting = None
         if self._is_held or self._shortage is not None:
             self._stop_taking()
+
+
+def find_address(bound: socket.socket) -> tuple[str, int]:
+    """The host, with the zone of a link-local one, and the port that a socket is bound to."""
+    host, port, *more = bound.getsockname()
+    if more and more[1]:
+        host = f"{host}%{socket.if_indextoname(more[1])}"
+    return host, port

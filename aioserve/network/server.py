@@ -88,12 +88,18 @@ class Server:
         root: str | os.PathLike[str],
         config: Config,
         *,
+        sockets: Sequence[socket.socket] | None = None,
         observer: Callable[[Exchange], None] | None = None,
         on_tick: Callable[[], None] | None = None,
     ) -> Server:
-        """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second."""
+        """A server whose exchanges go to `observer` instead of `logging`; `on_tick` is called each second.
+
+        With `sockets` it takes connections from these instead of opening its own; it closes them when it
+        stops, and cannot be started again.
+        """
         server = cls.__new__(cls)
         server._set_up(root, config, observer)
+        server._sockets = sockets
         if on_tick is not None:
             server._clock.each_tick(lambda _: on_tick())
         return server
@@ -107,6 +113,7 @@ class Server:
         self._root = root
         self._config = config
         self._observe = observe
+        self._sockets: Sequence[socket.socket] | None = None
         self._clock = Clock()
         self._clock.each_tick(self._sweep)
         self._server_field: tuple[Field, ...] = (("Server", "aioserve"),) if config.server_header else ()
@@ -221,7 +228,9 @@ class Server:
         return self._connect
 
     async def _listen(self) -> None:
-        sockets = await open_sockets(self._config.host, self._config.port, self._config.backlog)
+        sockets = self._sockets
+        if sockets is None:
+            sockets = await open_sockets(self._config.host, self._config.port, self._config.backlog)
         self._listeners = [Listener(one, self._config.backlog, self._connected) for one in sockets]
         for listener in self._listeners:
             await listener.start()
@@ -348,6 +357,14 @@ async def serve(
     """
     async with Server(root, port, host=host, **options):
         await asyncio.get_running_loop().create_future()
+
+
+def load() -> None:
+    """Loads at once what a server loads when it listens, for a process that divides before."""
+    import importlib
+
+    for name in ("ctypes", "aiofiles.os", "aioserve.content.site", "aioserve.network.connection"):
+        importlib.import_module(name)
 
 
 # An address of the machine: family, host, and what an IPv6 address has besides.

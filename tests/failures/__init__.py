@@ -62,5 +62,8 @@ Life
     a root that is removed or replaced       test_life.py TestRoot
     a root that is switched                  test_races.py TestDeploy
     an output that stands still or is gone   test_life.py TestOutput
+    a worker that dies, once or always       network/test_workers.py TestDeath
+    a parent that dies, a worker that hangs  network/test_workers.py TestEnd
+    lines of several processes that mix      network/test_workers.py TestLog
     resets, and what asyncio says of them    test_exhaustion.py TestResets
 """

@@ -24,9 +24,6 @@ PIPE_BYTES = 4096
 
 LOOPS = ("asyncio", "uvloop")
 
-# The command, on a machine where uvloop is not installed.
-_WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from aioserve.cli import main; main()"
-
 # Of the server, of asyncio and of the interpreter.
 _COMPLAINTS = (
     "a defect of the server",
@@ -110,9 +107,7 @@ def serving(
     standard output is a small pipe instead, which nobody reads after the first line but who takes
     `process.stdout`. A test that went well also fails when the server complained of itself.
     """
-    command = make_command("serve", root, "--port", port, *options)
-    if loop == "asyncio":
-        command = [command[0], "-c", _WITHOUT_UVLOOP, *command[3:]]
+    command = make_command("serve", root, "--port", port, "--loop", loop, *options)
     output, errors = folder / "stdout", folder / "stderr"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(

@@ -31,6 +31,7 @@ from aioserve.network.server import (
     find_connection_limit,
     find_descriptor_limit,
     format_url,
+    open_sockets,
     raise_descriptor_limit,
 )
 from tests.content.conftest import is_open
@@ -699,6 +700,44 @@ class TestObservers:
         server = Server.from_config(site_root, Config(port=0), on_tick=lambda: ticks.append(None))
         async with server:
             await wait_until(lambda: len(ticks) > 2)
+
+
+class TestDividedProcess:
+    """What a process needs that opens the sockets and then divides."""
+
+    async def test_sockets_that_are_given_are_served_and_closed_in_the_end(self, site_root: Path) -> None:
+        async with nothing_left():
+            sockets = await open_sockets(["127.0.0.1"], 0, 10)
+            port = sockets[0].getsockname()[1]
+            async with Server.from_config(site_root, Config(port=1), sockets=sockets) as server:
+                assert server.addresses == (("127.0.0.1", port),)
+                await expect_service(port)
+            assert not is_listening(port)
+
+    def test_all_that_the_first_client_needs_can_be_loaded_before(self, site_root: Path) -> None:
+        subprocess.run([sys.executable, "-c", _LOADING, site_root], env=make_environment(), check=True)
+
+
+_LOADING = """
+import asyncio, socket, sys
+from aioserve import Config
+from aioserve.network.server import Server, load
+
+load()
+socket.getaddrinfo("127.0.0.1", 80)  # of the client
+before = set(sys.modules)
+
+async def main():
+    async with Server.from_config(sys.argv[1], Config(port=0)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /hello.txt HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+asyncio.run(main())
+assert not set(sys.modules) - before, set(sys.modules) - before
+"""
 
 
 class TestServe:
