@@ -1,0 +1,27 @@
+"""`python -m benchmarks COMMAND`: each command is the module of that name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "list": "the works, and the servers that are installed",
+    "run": "what does a request cost a server?",
+}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        lines = [f"  {name:<10}{question}" for name, question in COMMANDS.items()]
+        text = "\n".join(["usage: python -m benchmarks COMMAND [--help]", "", *lines, ""])
+        is_asked = arguments[:1] in (["-h"], ["--help"])
+        (sys.stdout if is_asked else sys.stderr).write(text)
+        return 0 if is_asked else 2
+    module = importlib.import_module(f"benchmarks.{arguments[0]}")
+    status: int = module.main(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
