@@ -8,6 +8,9 @@ import sys
 COMMANDS = {
     "list": "the works, and the servers that are installed",
     "run": "what does a request cost a server?",
+    "memory": "what does a server take of memory?",
+    "latency": "do cold downloads delay the others?",
+    "plot": "results as pictures",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.processes import PATIENCE_S, Failed, make_environment, pinned
 from benchmarks.requests import read_answer
-from benchmarks.servers import find_program
+from benchmarks.serving import find_program
 
 # Seconds after which an answer counts as broken.
 TIMEOUT_S = 30
@@ -32,8 +33,9 @@ class Load:
     broken: int
 
 
-def run_wrk(port: int, script: Path, connections: int, seconds: int, cores: set[int]) -> Load:
-    threads = min(len(cores), connections)
+def run_wrk(
+    port: int, script: Path, connections: int, seconds: int, cores: set[int], *, threads: int = 1
+) -> Load:
     return run_client(
         [
             find_program("wrk"),
@@ -69,6 +71,12 @@ def run_client(command: list[str], seconds: int, cores: set[int]) -> Load:
     if done.returncode:
         raise Failed(f"the load failed: {done.stderr.strip() or done.stdout.strip()}")
     return Load(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def raise_descriptor_limit() -> None:
+    """Makes room for connections, here and in what is started from here, as far as this user may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

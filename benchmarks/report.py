@@ -56,7 +56,6 @@ def describe_machine() -> dict[str, Any]:
 
 
 def write_result(folder: Path, name: str, machine: dict[str, Any], results: Sequence[Result]) -> None:
-    """Writes NAME.json and NAME.md."""
     works = [
         {
             "work": result.work.name,
@@ -68,9 +67,15 @@ def write_result(folder: Path, name: str, machine: dict[str, Any], results: Sequ
         }
         for result in results
     ]
+    data = {"machine": machine, "works": works}
+    write_files(folder, name, json.dumps(data, indent=1), format_speed(machine, results))
+
+
+def write_files(folder: Path, name: str, data: str, text: str) -> None:
+    """Writes NAME.json and NAME.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"machine": machine, "works": works}, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(format_speed(machine, results))
+    (folder / f"{name}.json").write_text(data + "\n")
+    (folder / f"{name}.md").write_text(text)
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], list[Result]]:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 from benchmarks.folders import PER_FOLDER, Folder
 from benchmarks.processes import PATIENCE_S, Failed
-from benchmarks.servers import Unfit
+from benchmarks.serving import Unfit
 from benchmarks.works import RANGE_BYTES, Work
 
 BROWSERS = 100
+
+# Requests whose answers are compared before something is measured.
+EXAMPLES = 20
 
 # Each function gives one value of the placeholder of its name. The generator of LuaJIT starts the same each
 # time unless it is seeded.
@@ -94,6 +97,11 @@ def make_script(work: Work, etag: str, seed: int) -> str:
     parts = [f"{part}()" if number % 2 else json.dumps(part) for number, part in enumerate(texts)]
     template = LUA_EACH if is_varied(work) else LUA_ONCE
     return LUA % values + template % " .. ".join(parts) + LUA_DONE
+
+
+def make_examples(work: Work, folder: Folder, etag: str, seed: int) -> list[Example]:
+    chooser = random.Random(seed)
+    return [make_example(work, folder, etag, chooser) for _ in range(EXAMPLES)]
 
 
 def make_example(work: Work, folder: Folder, etag: str, chooser: random.Random) -> Example:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import random
-import resource
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,24 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.folders import MIB, Folder
-from benchmarks.load import Load, idle_connections, run_heads, run_wrk
+from benchmarks.load import Load, idle_connections, raise_descriptor_limit, run_heads, run_wrk
+from benchmarks.plot import draw_all
 from benchmarks.processes import Failed, find_free_port, read_cpu_ns, split_cores
 from benchmarks.report import Result, Sample, describe_machine, format_speed, write_result
-from benchmarks.requests import check, find_etag, make_example, make_script
-from benchmarks.servers import SERVERS, Server, Setup, Unfit, started
+from benchmarks.requests import check, find_etag, make_examples, make_script
+from benchmarks.servers import SERVERS
+from benchmarks.serving import Server, Setup, Unfit, started
 from benchmarks.works import WORKS, Work
-
-# Requests whose answers are compared before each measurement.
-EXAMPLES = 20
 
 # Files that a second of warming up is enough for.
 WARM_FILES = 20_000
 
 # From this size on, answers are counted by their bytes: too many are still on their way at the end.
 LARGE_BYTES = MIB
-
-# Beside the connections, at both ends.
-DESCRIPTORS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +56,7 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
         )
         pid = stack.enter_context(started(server, setup, server_cores))
         etag = find_etag(work, setup.port)
-        chooser = random.Random(seed)
-        examples = [make_example(work, folder, etag, chooser) for _ in range(EXAMPLES)]
+        examples = make_examples(work, folder, etag, seed)
         answers = [check(work, setup.port, example) for example in examples]
         stack.enter_context(idle_connections(setup.port, work.idle, examples[0].request))
 
@@ -72,7 +65,8 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
                 return run_heads(setup.port, examples[0].request, work.connections, seconds, load_cores)
             script = scratch / "load.lua"
             script.write_text(make_script(work, etag, seed))
-            return run_wrk(setup.port, script, work.connections, seconds, load_cores)
+            threads = min(work.workers, len(load_cores))
+            return run_wrk(setup.port, script, work.connections, seconds, load_cores, threads=threads)
 
         load(1 + work.files.count // WARM_FILES, seed)
         before_ns = read_cpu_ns(pid)
@@ -170,7 +164,7 @@ def main(arguments: list[str]) -> int:
         groups = find_groups(given.works)
     except KeyError as error:
         parser.error(f"no work {error}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    raise_descriptor_limit()
     options = Options(given.rounds, given.seconds)
     machine = {
         **describe_machine(),
@@ -189,4 +183,8 @@ def main(arguments: list[str]) -> int:
             # What there is so far: a long run may be stopped.
             write_result(given.output, given.name, machine, results)
     sys.stdout.write(format_speed(machine, results))
+    try:
+        draw_all(given.output / f"{given.name}.json")
+    except ImportError:
+        show("no plots: matplotlib is not installed")
     return 0 if was_right else 1

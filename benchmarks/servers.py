@@ -6,120 +6,14 @@ requests as the client likes, caches of its own as they are by default.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.metadata
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
-from benchmarks.processes import Failed, make_environment, running
-
-# Where Debian puts servers.
-SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
-
-
-class Log(Enum):
-    OFF = "off"
-    # As each server writes it by default.
-    ON = "on"
-    # In batches also where that is not the default.
-    BUFFERED = "buffered"
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a server is told. `scratch` is an empty folder for its own files, and for access.log."""
-
-    root: Path
-    port: int
-    scratch: Path
-    workers: int = 1
-    log: Log = Log.OFF
-    # False: nothing of a file may be kept from one request to the next.
-    has_cache: bool = True
-    # The only file that is asked for, if there is one, and whether each request ends its connection.
-    only_file: Path | None = None
-    closes: bool = False
-
-    @property
-    def log_path(self) -> Path:
-        return self.scratch / "access.log"
-
-    def write(self, name: str, text: str) -> str:
-        path = self.scratch / name
-        path.write_text(text)
-        return str(path)
-
-
-class Unfit(Exception):
-    """A server that has no way to do what a work wants."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """`needs` is a program, or a Python module where it ends in ".py". `make_command` raises Unfit."""
-
-    name: str
-    needs: str
-    make_command: Callable[[Setup], list[str]]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    # Writes its access log to standard output.
-    prints_log: bool = False
-    # Writes one to standard error that cannot be switched off.
-    is_noisy: bool = False
-
-    def find(self) -> str | None:
-        """Its version; None where it is not installed."""
-        if self.needs.endswith(".py"):
-            module = self.needs.removesuffix(".py")
-            if importlib.util.find_spec(module) is None:
-                return None
-            is_standard = module in sys.stdlib_module_names
-            return f"Python {sys.version.split()[0]}" if is_standard else importlib.metadata.version(module)
-        program = shutil.which(self.needs, path=SEARCH_PATH)
-        return None if program is None else read_version(program)
-
-
-@contextlib.contextmanager
-def started(server: Server, setup: Setup, cores: set[int]) -> Iterator[int]:
-    """The process id of the server, which listens, until the block is left. Raises Unfit, or Failed."""
-    command = server.make_command(setup)
-    errors_path = setup.scratch / "errors"
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(setup.log_path.open("wb")) if server.prints_log else None
-        errors = None if server.is_noisy else stack.enter_context(errors_path.open("wb"))
-        process = running(
-            command, setup.port, cores, environment=server.environment, output=output, errors=errors
-        )
-        try:
-            pid = stack.enter_context(process)
-        except Failed as failure:
-            said = "" if server.is_noisy else errors_path.read_text(errors="replace").strip()
-            raise Failed(f"{failure}: {said}") from None
-        yield pid
-
-
-@functools.cache
-def read_version(program: str) -> str:
-    flag = {"nginx": "-v", "lighttpd": "-v", "caddy": "version"}.get(Path(program).name, "--version")
-    done = subprocess.run([program, flag], capture_output=True, text=True, timeout=20)
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0] if lines else "installed"
-
-
-def find_program(name: str) -> str:
-    """Raises Failed where it is not installed."""
-    program = shutil.which(name, path=SEARCH_PATH)
-    if program is None:
-        raise Failed(f"{name} is not installed")
-    return program
+from benchmarks.processes import make_environment
+from benchmarks.serving import Log, Server, Setup, Unfit, find_program
 
 
 def needs_one_process(setup: Setup) -> None:
@@ -141,15 +35,21 @@ def read_options() -> str:
     return subprocess.run(command, env=make_environment(), capture_output=True, text=True, timeout=20).stdout
 
 
-def make_aioserve(setup: Setup) -> list[str]:
+def make_aioserve(setup: Setup, *, loop: str = "") -> list[str]:
     command = [sys.executable, "-m", "aioserve", "serve", str(setup.root), "--port", str(setup.port)]
     command += ["--log-format", "off" if setup.log is Log.OFF else "combined"]
-    if not setup.has_cache and "--cache-size" in read_options():
+    # Options by which it can be told what it does by itself without them.
+    options = read_options()
+    if not setup.has_cache and "--cache-size" in options:
         command += ["--cache-size", "0"]
-    if setup.workers > 1:
-        if "--workers" not in read_options():
-            raise Unfit("has no --workers")
+    if "--workers" in options:
         command += ["--workers", str(setup.workers)]
+    else:
+        needs_one_process(setup)
+    if loop:
+        if "--loop" not in options:
+            raise Unfit("has one loop only")
+        command += ["--loop", loop]
     return command
 
 
@@ -319,6 +219,12 @@ SERVERS = {
     server.name: server
     for server in (
         Server("aioserve", "aioserve.py", make_aioserve, prints_log=True),
+        Server(
+            "aioserve-asyncio",
+            "aioserve.py",
+            functools.partial(make_aioserve, loop="asyncio"),
+            prints_log=True,
+        ),
         Server("nginx", "nginx", make_nginx),
         Server("nginx-cache", "nginx", functools.partial(make_nginx, keeps_open=True)),
         Server("lighttpd", "lighttpd", make_lighttpd),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.folders import KIB, MIB, Files
-from benchmarks.servers import Log
+from benchmarks.serving import Log
 
 GET = "GET /{file} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -36,7 +36,7 @@ RANGE_BYTES = 64 * KIB
 
 OURS, USUAL = "aioserve", "nginx"
 QUICK = (OURS, USUAL, "nginx-cache", "lighttpd", "caddy")
-HOT = (*QUICK, "lower-limit")
+HOT = (*QUICK, "aioserve-asyncio", "lower-limit")
 SCRIPTED = ("http.server", "aiohttp", "uvicorn", "granian", "serve", "sirv", "http-server")
 
 
@@ -165,8 +165,8 @@ WORKS = {work.name: work for work in (*SINGLE, *CONNECTIONS, *SIZES, *NUMBERS, *
 
 # What the x of a series counts.
 SERIES = {
-    "connections": "connections",
-    "sizes": "bytes of the file",
-    "numbers": "files",
-    "workers": "workers",
+    "connections": "number of connections",
+    "sizes": "size of the file",
+    "numbers": "number of files",
+    "workers": "number of workers",
 }
