@@ -8,8 +8,11 @@ import sys
 COMMANDS = {
     "list": "the works, and the servers that are installed",
     "run": "what does a request cost a server?",
+    "parsing": "what do reading a request and deciding its answer cost alone?",
+    "startup": "how long until a server listens?",
     "memory": "what does a server take of memory?",
     "latency": "do cold downloads delay the others?",
+    "soak": "do slow clients disturb the others, and what do they cost?",
     "plot": "results as pictures",
 }
 

@@ -26,7 +26,7 @@ from benchmarks.folders import KIB, MIB, Files, Folder
 from benchmarks.processes import PATIENCE_S, Failed, make_environment, pinned, split_cores
 from benchmarks.report import describe_machine, format_spread, format_table, write_files
 from benchmarks.requests import read_answer
-from benchmarks.servers import SERVERS
+from benchmarks.servers import find_installed, parse_servers
 from benchmarks.serving import Server, serving
 from benchmarks.works import OURS
 
@@ -151,14 +151,19 @@ def format_latency(latencies: dict[str, list[Latency]]) -> str:
 def main(arguments: list[str]) -> int:
     description = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser("python -m benchmarks latency", description=description)
-    parser.add_argument("--servers", default=",".join(USUAL_SERVERS), help="names with commas between")
+    parser.add_argument(
+        "--servers",
+        type=parse_servers,
+        default=find_installed(USUAL_SERVERS),
+        help=f"names with commas between ({','.join(USUAL_SERVERS)})",
+    )
     parser.add_argument("--downloads", type=int, default=8, help="at a time (8)")
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of each file (1024)")
     parser.add_argument("--seconds", type=float, default=10, help="alone, and as many beside (10)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results"))
     given = parser.parse_args(arguments)
-    servers = [SERVERS[name] for name in given.servers.split(",") if SERVERS[name].find()]
+    servers: list[Server] = given.servers
     latencies: dict[str, list[Latency]] = {server.name: [] for server in servers}
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))

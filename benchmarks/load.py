@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import socket
 import subprocess
 import sys
@@ -71,12 +70,6 @@ def run_client(command: list[str], seconds: int, cores: set[int]) -> Load:
     if done.returncode:
         raise Failed(f"the load failed: {done.stderr.strip() or done.stdout.strip()}")
     return Load(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def raise_descriptor_limit() -> None:
-    """Makes room for connections, here and in what is started from here, as far as this user may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

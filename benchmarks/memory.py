@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.folders import KIB, MIB, Folder
-from benchmarks.load import idle_connections, raise_descriptor_limit, run_wrk
-from benchmarks.processes import read_rss_bytes, split_cores
+from benchmarks.load import idle_connections, run_wrk
+from benchmarks.processes import raise_descriptor_limit, read_rss_bytes, split_cores
 from benchmarks.report import describe_machine, format_table, write_files
 from benchmarks.requests import check, find_etag, make_examples, make_script
-from benchmarks.servers import SERVERS
+from benchmarks.servers import find_installed, parse_servers
 from benchmarks.serving import Server, serving
 from benchmarks.works import OURS, WORKS, Work
 
@@ -56,16 +56,15 @@ class Memory:
         return self.growth[-1][1] - full
 
 
-def measure(server: Server, folder: Folder, connections: int, requests: int) -> Memory:
+def measure(server: Server, folder: Folder, works: Sequence[Work], connections: int, requests: int) -> Memory:
     server_cores, load_cores = split_cores()
     with serving(server, folder.root, server_cores) as (pid, port):
         start = read_rss_bytes(pid)
-        works = [WORKS[name] for name in KINDS]
         for work in works:
             for example in make_examples(work, folder, find_etag(work, port), seed=1):
                 check(work, port, example)
         after_first = read_rss_bytes(pid)
-        request = make_examples(works[0], folder, "", seed=1)[0].request
+        request = make_examples(WORKS["1k"], folder, "", seed=1)[0].request
         with idle_connections(port, FIRST_CONNECTIONS, request):
             before = read_rss_bytes(pid)
             with idle_connections(port, connections, request):
@@ -118,24 +117,27 @@ def format_memory(memories: dict[str, Memory]) -> str:
 def main(arguments: list[str]) -> int:
     description = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser("python -m benchmarks memory", description=description)
-    parser.add_argument("--servers", default=",".join(USUAL_SERVERS), help="names with commas between")
+    parser.add_argument(
+        "--servers",
+        type=parse_servers,
+        default=find_installed(USUAL_SERVERS),
+        help=f"names with commas between ({','.join(USUAL_SERVERS)})",
+    )
     parser.add_argument("--connections", type=int, default=2000, help="idle ones (2000)")
     parser.add_argument("--requests", type=int, default=200_000, help="for the growth (200000)")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of requests, as the works are called")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results"))
     given = parser.parse_args(arguments)
-    raise_descriptor_limit()
+    raise_descriptor_limit(FIRST_CONNECTIONS + given.connections)
     memories: dict[str, Memory] = {}
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
-        for name in KINDS:
-            folder.make(WORKS[name].files)
+        works = [WORKS[name] for name in given.kinds.split(",")]
+        for work in (WORKS["1k"], *works):
+            folder.make(work.files)
         folder.settle()
-        for name in given.servers.split(","):
-            server = SERVERS[name]
-            if server.find() is None:
-                sys.stderr.write(f"{name} is not installed\n")
-                continue
-            memories[name] = measure(server, folder, given.connections, given.requests)
+        for server in given.servers:
+            memories[server.name] = measure(server, folder, works, given.connections, given.requests)
     data = {
         "machine": describe_machine(),
         "memory": {name: dataclasses.asdict(memory) for name, memory in memories.items()},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +21,12 @@ PROJECT = Path(__file__).parent.parent
 
 # Seconds until a server that does not listen, or does not end, is given up.
 PATIENCE_S = 30
+
+# A server that uses less than this share of a core for so many seconds is at rest.
+IDLE_SHARE, IDLE_S = 0.05, 0.1
+
+# Of one process, beside its sockets.
+RESERVED_DESCRIPTORS = 128
 
 
 class Failed(Exception):
@@ -120,6 +127,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait(PATIENCE_S)
 
 
+def raise_descriptor_limit(sockets: int) -> None:
+    """Makes room for so many sockets, here and in what is started from here.
+
+    Raises: ValueError where this user may not.
+    """
+    count = sockets + RESERVED_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(count, hard)))
+
+
 # ---- use -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +172,19 @@ def read_cpu_ns(pid: int) -> int:
             total += ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
             total += time.clock_gettime_ns(make_clock(member))
     return total
+
+
+def wait_until_idle(pid: int) -> None:
+    """Waits until the tree uses next to nothing: what was asked of it is done. Raises Failed."""
+    deadline = time.monotonic() + PATIENCE_S
+    used_ns = read_cpu_ns(pid)
+    while True:
+        time.sleep(IDLE_S)
+        before_ns, used_ns = used_ns, read_cpu_ns(pid)
+        if used_ns - before_ns < IDLE_SHARE * IDLE_S * 1e9:
+            return
+        if time.monotonic() > deadline:
+            raise Failed("does not come to rest")
 
 
 def make_clock(pid: int) -> int:

@@ -17,12 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.folders import MIB, Folder
-from benchmarks.load import Load, idle_connections, raise_descriptor_limit, run_heads, run_wrk
+from benchmarks.load import Load, idle_connections, run_heads, run_wrk
 from benchmarks.plot import draw_all
-from benchmarks.processes import Failed, find_free_port, read_cpu_ns, split_cores
+from benchmarks.processes import (
+    Failed,
+    find_free_port,
+    raise_descriptor_limit,
+    read_cpu_ns,
+    split_cores,
+    wait_until_idle,
+)
 from benchmarks.report import Result, Sample, describe_machine, format_speed, write_result
 from benchmarks.requests import check, find_etag, make_examples, make_script
-from benchmarks.servers import SERVERS
+from benchmarks.servers import find_installed, parse_servers
 from benchmarks.serving import Server, Setup, Unfit, started
 from benchmarks.works import WORKS, Work
 
@@ -69,6 +76,7 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
             return run_wrk(setup.port, script, work.connections, seconds, load_cores, threads=threads)
 
         load(1 + work.files.count // WARM_FILES, seed)
+        wait_until_idle(pid)  # it has let go of the connections before
         before_ns = read_cpu_ns(pid)
         seen = load(options.seconds, seed + 1)
         cpu_ns = read_cpu_ns(pid) - before_ns
@@ -94,11 +102,11 @@ def find_only_file(work: Work, folder: Folder) -> Path | None:
 
 
 def measure_group(
-    works: list[Work], servers: Iterable[str], folder: Folder, options: Options
+    works: list[Work], servers: Iterable[Server], folder: Folder, options: Options
 ) -> tuple[list[Result], bool]:
     """The works, each with its servers, round after round; whether all answers were right."""
     results = {work.name: Result(work) for work in works}
-    units = [(work, SERVERS[name]) for work in works for name in servers if name in work.servers]
+    units = [(work, server) for work in works for server in servers if server.name in work.servers]
     is_right = True
     for work in works:
         folder.make(work.files)
@@ -150,34 +158,35 @@ def find_groups(names: list[str]) -> list[list[Work]]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("works", nargs="*", metavar="WORK", help="or a series; `list` shows them (all)")
-    parser.add_argument("--servers", help="names with commas between (all that are installed)")
+    parser.add_argument(
+        "--servers",
+        type=parse_servers,
+        default=find_installed(),
+        help="names with commas between (all that are installed)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of each server (5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in each round (3)")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results"))
     parser.add_argument("--name", default="speed", help="of the files that are written (speed)")
     given = parser.parse_args(arguments)
-    versions = {name: version for name, server in SERVERS.items() if (version := server.find())}
-    servers = given.servers.split(",") if given.servers else list(versions)
-    if unknown := [name for name in servers if name not in versions]:
-        parser.error(f"not installed: {', '.join(unknown)}")
     try:
         groups = find_groups(given.works)
     except KeyError as error:
         parser.error(f"no work {error}")
-    raise_descriptor_limit()
+    raise_descriptor_limit(max(work.connections + work.idle for works in groups for work in works))
     options = Options(given.rounds, given.seconds)
     machine = {
         **describe_machine(),
         "rounds": given.rounds,
         "seconds": given.seconds,
-        "versions": {name: versions[name] for name in servers},
+        "versions": {server.name: server.find() for server in given.servers},
     }
     results: list[Result] = []
     was_right = True
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
         for works in groups:
-            measured, is_right = measure_group(works, servers, folder, options)
+            measured, is_right = measure_group(works, given.servers, folder, options)
             results += measured
             was_right = was_right and is_right
             # What there is so far: a long run may be stopped.

@@ -6,10 +6,13 @@ requests as the client likes, caches of its own as they are by default.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.processes import make_environment
@@ -53,6 +56,9 @@ def make_aioserve(setup: Setup, *, loop: str = "") -> list[str]:
     return command
 
 
+# As many as this user may have, since caches of open files want them.
+MAX_DESCRIPTORS = min(1 << 17, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
 # ---- written in C or Go ----------------------------------------------------------------------------------
 
 
@@ -73,7 +79,7 @@ daemon off;
 pid {setup.scratch}/nginx.pid;
 error_log stderr crit;
 worker_processes {setup.workers};
-worker_rlimit_nofile 16384;
+worker_rlimit_nofile {MAX_DESCRIPTORS};
 events {{ worker_connections 8192; }}
 http {{
     {f"include {types};" if types.exists() else ""}
@@ -85,7 +91,7 @@ http {{
     etag on;
     keepalive_timeout 75s;
     keepalive_requests 1000000000;
-    {"open_file_cache max=200000 inactive=60s;" if keeps_open else "open_file_cache off;"}
+    open_file_cache {f"max={MAX_DESCRIPTORS // 2} inactive=60s" if keeps_open else "off"};
 {temporary}
     server {{
         listen 127.0.0.1:{setup.port} backlog=4096 {"reuseport" if setup.workers > 1 else ""};
@@ -111,7 +117,7 @@ server.port = {setup.port}
 server.listen-backlog = 4096
 server.event-handler = "linux-sysepoll"
 server.network-backend = "sendfile"
-server.max-fds = 16384
+server.max-fds = {MAX_DESCRIPTORS}
 server.max-connections = 8192
 server.max-keep-alive-requests = 65535
 server.max-keep-alive-idle = 75
@@ -239,3 +245,18 @@ SERVERS = {
         Server("http-server", "http-server", make_node_http_server, NODE),
     )
 }
+
+
+def find_installed(names: Iterable[str] = SERVERS) -> list[Server]:
+    return [SERVERS[name] for name in names if SERVERS[name].find() is not None]
+
+
+def parse_servers(text: str) -> list[Server]:
+    """Names with commas between, for argparse."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SERVERS]:
+        raise argparse.ArgumentTypeError(f"no server {', '.join(unknown)}; `list` shows them")
+    found = find_installed(names)
+    if missing := set(names) - {server.name for server in found}:
+        raise argparse.ArgumentTypeError(f"not installed: {', '.join(sorted(missing))}")
+    return found
