@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import resource
 import signal
@@ -21,6 +22,9 @@ PROJECT = Path(__file__).parent.parent
 
 # Seconds until a server that does not listen, or does not end, is given up.
 PATIENCE_S = 30
+
+# Below those that Linux gives to clients.
+PORTS = range(20_000, 30_000)
 
 # A server that uses less than this share of a core for so many seconds is at rest.
 IDLE_SHARE, IDLE_S = 0.05, 0.1
@@ -62,9 +66,12 @@ def pinned(cores: set[int]) -> Iterator[None]:
 
 
 def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that no client, and nobody who asks for any port, is given meanwhile."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise Failed("no port is free")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -47,7 +48,10 @@ class Options:
 
 
 def measure_once(work: Work, server: Server, folder: Folder, options: Options, seed: int) -> Sample:
-    """One server, started, checked, warmed up and measured. Raises Failed, or Unfit."""
+    """One server, started, checked, warmed up and measured.
+
+    Raises: Unfit; Failed, OSError or HTTPException when it did not do its part.
+    """
     server_cores, load_cores = split_cores(work.workers)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -116,12 +120,13 @@ def measure_group(
             show(f"{work.name}, round {number + 1} of {options.rounds}: {server.name}")
             try:
                 sample = measure_once(work, server, folder, options, 1 + 2 * number)
-            except (Unfit, Failed) as reason:
+            except (Unfit, Failed, OSError, http.client.HTTPException) as error:
+                reason = str(error) or repr(error)
                 show(f"    without {server.name}: {reason}")
                 units.remove((work, server))
-                results[work.name].left_out[server.name] = str(reason)
+                results[work.name].left_out[server.name] = reason
                 results[work.name].samples.pop(server.name, None)
-                is_right = is_right and isinstance(reason, Unfit)
+                is_right = is_right and isinstance(error, Unfit)
             else:
                 show(f"    {sample.cpu_us:.1f} us, {sample.requests_per_s:,.0f} requests a second")
                 results[work.name].samples.setdefault(server.name, []).append(sample)
