@@ -34,8 +34,9 @@ from benchmarks.servers import find_installed, parse_servers
 from benchmarks.serving import Server, Setup, Unfit, started
 from benchmarks.works import WORKS, Work
 
-# Files that a second of warming up is enough for.
-WARM_FILES = 20_000
+# Each file is asked for so often, on average, until a server counts as warm: hardly one is left out. But no
+# longer than so many seconds, for servers that keep nothing and take their time.
+WARM_TIMES, WARM_S = 5, 15
 
 # From this size on, answers are counted by their bytes: too many are still on their way at the end.
 LARGE_BYTES = MIB
@@ -62,6 +63,7 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
             workers=work.workers,
             log=work.log,
             has_cache=work.has_cache,
+            is_large=work.is_large,
             only_file=find_only_file(work, folder),
             closes=work.closes,
         )
@@ -79,10 +81,14 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
             threads = min(work.workers, len(load_cores))
             return run_wrk(setup.port, script, work.connections, seconds, load_cores, threads=threads)
 
-        load(1 + work.files.count // WARM_FILES, seed)
+        asked = 0
+        for second in range(WARM_S):
+            asked += load(1, seed + 1 + second).requests
+            if asked >= WARM_TIMES * work.files.count:
+                break
         wait_until_idle(pid)  # it has let go of the connections before
         before_ns = read_cpu_ns(pid)
-        seen = load(options.seconds, seed + 1)
+        seen = load(options.seconds, seed)
         cpu_ns = read_cpu_ns(pid) - before_ns
         check(work, setup.port, examples[-1])
     if seen.broken or (seen.bad_statuses and work.status < 400):
@@ -119,7 +125,7 @@ def measure_group(
         for work, server in list(turn(units, number)):
             show(f"{work.name}, round {number + 1} of {options.rounds}: {server.name}")
             try:
-                sample = measure_once(work, server, folder, options, 1 + 2 * number)
+                sample = measure_once(work, server, folder, options, seed=100 * number)
             except (Unfit, Failed, OSError, http.client.HTTPException) as error:
                 reason = str(error) or repr(error)
                 show(f"    without {server.name}: {reason}")

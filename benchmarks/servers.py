@@ -73,6 +73,9 @@ def make_nginx(setup: Setup, *, keeps_open: bool = False) -> list[str]:
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     types = Path("/etc/nginx/mime.types")
+    # Holding back what does not fill a segment saves a tenth on small answers, where the head comes with the
+    # file then, and costs half as much again on large ones over the loopback.
+    push = "off" if setup.is_large else "on"
     config = f"""
 daemon off;
 {"user root;" if os.geteuid() == 0 else ""}
@@ -87,7 +90,7 @@ http {{
     access_log {log};
     log_not_found off;
     sendfile on;
-    tcp_nopush on;
+    tcp_nopush {push};
     etag on;
     keepalive_timeout 75s;
     keepalive_requests 1000000000;

@@ -41,6 +41,8 @@ class Setup:
     log: Log = Log.OFF
     # False: nothing of a file may be kept from one request to the next.
     has_cache: bool = True
+    # Answers are of 64 KiB and more.
+    is_large: bool = False
     # The only file that is asked for, if there is one, and whether each request ends its connection.
     only_file: Path | None = None
     closes: bool = False

@@ -77,6 +77,11 @@ class Work:
         return "\r\nConnection: close\r\n" in self.request
 
     @property
+    def is_large(self) -> bool:
+        sent_bytes = {200: self.files.size_bytes, 206: RANGE_BYTES}.get(self.status, 0)
+        return sent_bytes >= 64 * KIB
+
+    @property
     def has_body(self) -> bool:
         return self.method != "HEAD" and self.status != 304
 
