@@ -157,7 +157,7 @@ WORKERS = tuple(
         f"workers-{count}",
         f"1 KiB, {count} workers",
         ONE_KIB,
-        bars=() if count == 1 else (Bar(1.05, OURS, "workers-1"),),
+        bars=(Bar(1.05, OURS, "workers-1"),) if count == 2 else (),
         servers=(OURS, USUAL, "lighttpd"),
         workers=count,
         series="workers",
