@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 COMMANDS = {
@@ -24,6 +25,8 @@ def main(arguments: list[str]) -> int:
         is_asked = arguments[:1] in (["-h"], ["--help"])
         (sys.stdout if is_asked else sys.stderr).write(text)
         return 0 if is_asked else 2
+    # Ended from outside, it still ends the servers that it has started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     module = importlib.import_module(f"benchmarks.{arguments[0]}")
     status: int = module.main(arguments[1:])
     return status
