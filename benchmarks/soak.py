@@ -1,4 +1,4 @@
-"""Do slow clients disturb the others, and what do they cost? `python benchmarks/soak.py`
+"""Do slow clients disturb the others, and what do they cost? `python -m benchmarks soak`
 
 Some clients send one byte of a request a second, half of them of its head and half of its body. As many ask
 for a large file and read one byte a second. Meanwhile a hundred normal clients ask for files, some twenty
@@ -17,18 +17,19 @@ import contextlib
 import os
 import random
 import re
-import resource
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from benchmarks.processes import raise_descriptor_limit, read_cpu_ns, read_rss_bytes
+from benchmarks.servers import SERVERS
+from benchmarks.serving import serving
+from benchmarks.works import OURS
 
 SMALL_BYTES, LARGE_BYTES = 4 << 10, 64 << 20
 RANGE_BYTES = 200_000
@@ -45,9 +46,6 @@ RECOVERY_S = 5
 SLOW_HEAD = b"GET /small HTTP/1.1\r\nHost: a\r\nX: "
 SLOW_BODY = b"POST /small HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
 
-# Beside the sockets of the clients.
-RESERVED_DESCRIPTORS = 64
-
 
 @dataclass(slots=True)
 class Tally:
@@ -63,34 +61,6 @@ class Tally:
     cut: Counter[str] = field(default_factory=Counter)
     rss_bytes: list[int] = field(default_factory=list)
     cpu_s: float = 0
-
-
-@contextlib.contextmanager
-def run_server(root: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server of `root` and its port. Raises RuntimeError when it does not listen."""
-    command = [sys.executable, "-m", "aioserve", "serve", root, "--port", "0", "--log-format", "off"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        try:
-            found = re.search(r":(\d+)/", line)
-            if found is None:
-                raise RuntimeError(f"the server does not listen: {line!r}")
-            yield process, int(found[1])
-        finally:
-            process.terminate()
-
-
-def read_rss_bytes(pid: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
-def read_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ---- slow clients ----------------------------------------------------------------------------------------
@@ -222,13 +192,13 @@ async def run(pid: int, port: int, wants: list[Want], options: argparse.Namespac
     # From here on they are not alone.
     tally.waits_s.clear()
     tally.rss_bytes.append(read_rss_bytes(pid))
-    cpu_s = read_cpu_s(pid)
+    cpu_ns = read_cpu_ns(pid)
     slow = [asyncio.create_task(watch(pid, tally))]
     for number in range(options.connections):
         slow.append(asyncio.create_task(send_slowly(port, tally, (SLOW_HEAD, SLOW_BODY)[number % 2])))
         slow.append(asyncio.create_task(read_slowly(port, tally)))
     await asyncio.sleep(options.seconds)
-    tally.cpu_s = read_cpu_s(pid) - cpu_s
+    tally.cpu_s = (read_cpu_ns(pid) - cpu_ns) / 1e9
     await end(slow)
     await end(normal)
     await asyncio.sleep(min(RECOVERY_S, options.seconds))
@@ -243,13 +213,6 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
-
-
-def raise_descriptor_limit(count: int) -> None:
-    """Makes room for `count` descriptors, here and in the server. Raises ValueError where it may not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(count, hard)))
 
 
 def format_report(tally: Tally, options: argparse.Namespace) -> str:
@@ -274,24 +237,21 @@ def format_counts(counter: Counter[str]) -> str:
     return ", ".join(f"{number:,} x {what}" for what, number in counter.most_common()) or "none"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: list[str]) -> int:
+    description = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser("python -m benchmarks soak", description=description)
     parser.add_argument("--connections", type=int, default=1000, help="slow clients of each kind (1000)")
     parser.add_argument("--seconds", type=float, default=30, help="how long (30)")
     parser.add_argument("--clients", type=int, default=100, help="normal clients (100)")
-    options = parser.parse_args()
-    raise_descriptor_limit(2 * (2 * options.connections + options.clients) + RESERVED_DESCRIPTORS)
+    options = parser.parse_args(arguments)
+    raise_descriptor_limit(2 * (2 * options.connections + options.clients))
     small, large = (random.Random(1).randbytes(size) for size in (SMALL_BYTES, LARGE_BYTES))
     with tempfile.TemporaryDirectory() as root:
         Path(root, "small").write_bytes(small)
         Path(root, "large").write_bytes(large)
-        with run_server(root) as (process, port):
-            tally = asyncio.run(run(process.pid, port, list_wants(small, large), options))
+        with serving(SERVERS[OURS], Path(root), os.sched_getaffinity(0)) as (pid, port):
+            tally = asyncio.run(run(pid, port, list_wants(small, large), options))
     slow = f"{options.connections:,} clients send and as many read a byte a second for {options.seconds:g} s"
     sys.stdout.write(f"Python {sys.version.split()[0]}: {slow}, {options.clients} ask for files\n")
     sys.stdout.write(format_report(tally, options))
-    sys.exit(1 if tally.wrong else 0)
-
-
-if __name__ == "__main__":
-    main()
+    return 1 if tally.wrong else 0

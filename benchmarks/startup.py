@@ -1,4 +1,4 @@
-"""How long until a server listens? `python benchmarks/startup.py`
+"""How long until a server listens? `python -m benchmarks startup`
 
 Starts `aioserve serve` and `python -m http.server` alternately on an empty folder and a free port, takes the
 time from the start of the process to its first line, which both print when they listen, and the CPU time
@@ -8,7 +8,6 @@ that the process has used when it is ended right after. Prints the medians and t
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import resource
 import socket
@@ -18,9 +17,8 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from benchmarks.processes import Failed, make_environment
 
 # What an installer writes into the script `aioserve`; the one that is installed may be of another version.
 SCRIPT = "import re, sys; from aioserve.__main__ import main; sys.exit(main())"
@@ -38,16 +36,13 @@ class Start:
 
 
 def measure_start(arguments: tuple[str, ...], folder: str) -> Start:
-    """One start. Raises RuntimeError when nobody listens after the first line."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(PROJECT)}
-    # The modules have to come compiled from the cache, as they do everywhere else.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    """One start. Raises Failed when nobody listens after the first line."""
     cpu_before = read_children_cpu()
     begin = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment,
+        env={**make_environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
@@ -57,7 +52,7 @@ def measure_start(arguments: tuple[str, ...], folder: str) -> Start:
         is_listening = accepts(line)
         process.kill()
     if not is_listening:
-        raise RuntimeError(f"nobody listens after the first line of {arguments}: {line!r}")
+        raise Failed(f"nobody listens after the first line of {arguments}: {line!r}")
     return Start(wall_s, read_children_cpu() - cpu_before)
 
 
@@ -100,13 +95,11 @@ def format_table(starts: dict[str, list[Start]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=41, help="starts of each server (default: 41)")
-    rounds = parser.parse_args().rounds
+def main(arguments: list[str]) -> int:
+    description = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser("python -m benchmarks startup", description=description)
+    parser.add_argument("--rounds", type=int, default=41, help="starts of each server (41)")
+    rounds = parser.parse_args(arguments).rounds
     sys.stdout.write(f"Python {sys.version.split()[0]}, {rounds} starts of each\n")
     sys.stdout.write(format_table(measure(rounds)) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,0 +1,1 @@
+"""What serving a file costs, beside other servers: `python -m benchmarks --help`, and README.md."""
