@@ -12,10 +12,13 @@ from collections.abc import Callable
 
 import pyperf
 
+from aioserve.content.disk import Disk
+from aioserve.content.handle import OpenFile
 from aioserve.protocol.http1 import find_head_end, format_head, parse_head
 from aioserve.protocol.message import Request
-from aioserve.protocol.plan import Plan, Variant, plan_file
+from aioserve.protocol.plan import Plan, plan_file
 from aioserve.protocol.target import parse_target
+from aioserve.protocol.variant import Variant
 from benchmarks.works import BROWSER, GET
 
 NAME = "4096/0000/00.jpg"
@@ -27,19 +30,7 @@ HEADS = {
 NOW_S = 1_700_000_000
 
 
-class NoFile:
-    """A file whose bytes nobody asks for."""
-
-    data = b""
-
-    async def read(self, offset: int, size_bytes: int) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        pass
-
-
-VARIANT = Variant(None, 4096, NOW_S * 1_000_000_000, NoFile())
+VARIANT = Variant(None, 4096, NOW_S * 1_000_000_000, OpenFile(Disk(), (0, 0), data=b""))
 
 
 def read_head(data: bytes) -> object:

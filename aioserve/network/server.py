@@ -50,6 +50,10 @@ _LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # How many free ports are tried when several addresses have to share one.
 _FREE_PORTS_TRIED = 10
 
+# Connections up to which one turn of the loop is one question to the kernel: libuv asks for 1,024 events, and
+# again when it got as many.
+_MAX_SHARING = 1000
+
 # Seconds until an aborted connection must be gone: one turn of the loop, generously.
 _ABORT_S = 1.0
 
@@ -299,6 +303,7 @@ class Server:
         # typeshed knows half of what it is: a connection's transport reads as well.
         stream.attach(cast(asyncio.Transport, writer.transport), writer)
         self._streams[stream] = None
+        self._files.shares_looks = len(self._streams) < _MAX_SHARING
         peer = writer.get_extra_info("peername")
         self._waiting[stream] = peer[0] if isinstance(peer, tuple) else "-"
         self._serve_waiting()
@@ -325,6 +330,7 @@ class Server:
 
     def _lost(self, stream: Stream) -> None:
         del self._streams[stream]
+        self._files.shares_looks = len(self._streams) < _MAX_SHARING
         self._waiting.pop(stream, None)
         self._serve_waiting()
         if self._is_paused and len(self._streams) <= self._resume_at:
