@@ -224,7 +224,6 @@ class TestReading:
         async with connect_plainly() as pair:
             await pair.send(b"last words")
             pair.writer.write_eof()
-            await wait_until(lambda: pair.stream.has_ended)
 
             assert await pair.stream.read_exactly(4) == b"last"
             with pytest.raises(EOFError):
@@ -440,7 +439,8 @@ class TestHalfClose:
             await pair.send(b"request\n")
             pair.writer.write_eof()
             assert await pair.stream.read_until(find_line) == b"request\n"
-            await wait_until(lambda: pair.stream.has_ended)
+            with pytest.raises(EOFError):
+                await pair.stream.wait_for_data()
 
             await write_pieces(pair.stream, 4)
             await pair.stream.close()

@@ -1,0 +1,414 @@
+"""The shortcut gives the answer that the long way would give, byte for byte, and costs a bounded memory.
+
+Each request is sent to a server that knows it already, whole, and so takes the shortcut where there is one;
+in two pieces, which always goes the long way; and to a server that keeps nothing and so knows nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from aioserve import Server
+from aioserve.network.connection import Shortcuts
+from aioserve.protocol.conditional import format_etag, format_http_date
+from tests.raw_client import RawClient
+from tests.test_cases import CASES
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="small files are read without waiting on POSIX"
+)
+
+# Long before any test runs, so that a file is kept at once.
+MODIFIED_S = 1_700_000_000
+MODIFIED_NS = MODIFIED_S * 1_000_000_000
+
+HELLO_BODY = b"hello\n"
+ETAG = format_etag(MODIFIED_NS, len(HELLO_BODY), None)
+DATE, EARLIER, LATER = (format_http_date(MODIFIED_S + shift) for shift in (0, -1, 1))
+
+# RFC 9110 §5.6.7: the obsolete forms of DATE.
+RFC850, ASCTIME = "Tuesday, 14-Nov-23 22:13:20 GMT", "Tue Nov 14 22:13:20 2023"
+
+HEAD_BYTES, FIELDS = 6000, 20
+
+
+@pytest.fixture(autouse=True)
+def files_of_long_ago(site_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was made just now would not be kept: its time of change cannot be set, so that rule is."""
+    (site_root / "404.html").write_bytes(b"<!doctype html><title>nothing</title>\n")
+    (site_root / "empty.txt").touch()
+    (site_root / ".hidden").write_bytes(b"secret\n")
+    (site_root / "a b.txt").write_bytes(b"a blank\n")
+    (site_root / "\u00fc.txt").write_bytes(b"an umlaut\n")
+    for path in site_root.rglob("*"):
+        os.utime(path, ns=(MODIFIED_NS, MODIFIED_NS))
+    monkeypatch.setattr("aioserve.content.files._RACY_NS", -(10**18))
+
+
+def ask(line: str, *fields: str, host: str | None = "a") -> bytes:
+    """A head, with a Host unless there is to be none."""
+    lines = (line, *(() if host is None else (f"Host: {host}",)), *fields, "", "")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+GET, HEAD = "GET /hello.txt HTTP/1.1", "HEAD /hello.txt HTTP/1.1"
+HELLO = ask(GET)
+
+CHROME = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0",
+    "Accept: text/html,application/xhtml+xml,*/*;q=0.8",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Connection: keep-alive",
+    "Cookie: session=0123456789",
+)
+FIREFOX = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101 Firefox/120.0",
+    "Accept-Language: en-GB,en;q=0.5",
+    "Referer: http://a/",
+)
+
+
+# ---- what the requests are -------------------------------------------------------------------------------
+
+CONDITIONS = [
+    f"{name}: {value}"
+    for names, values in (
+        (
+            ("If-None-Match", "If-Match"),
+            (
+                ETAG,
+                f"W/{ETAG}",
+                '"other"',
+                "*",
+                f'"other", {ETAG}',
+                f'"other",W/{ETAG} ,',
+                f"*, {ETAG}",
+                ETAG.strip('"'),
+                f"{ETAG} {ETAG}",
+                f"w/{ETAG}",
+                '"',
+                "",
+                ",",
+                '"\xe9"',
+            ),
+        ),
+        (
+            ("If-Modified-Since", "If-Unmodified-Since"),
+            (
+                DATE,
+                EARLIER,
+                LATER,
+                RFC850,
+                "Tuesday, 14-Nov-95 22:13:20 GMT",
+                "Tuesday, 14-Nov-73 22:13:20 GMT",
+                ASCTIME,
+                "Sun, 06 Nov 2094 08:49:37 GMT",
+                "Mon, 14 Nov 2023 22:13:20 GMT",
+                DATE.lower(),
+                "yesterday",
+                "0",
+                "",
+            ),
+        ),
+    )
+    for name in names
+    for value in values
+]
+
+FIELDS_OF_A_REQUEST = [
+    *CONDITIONS,
+    *(f"Range: {value}" for value in (
+        "bytes=0-1", "bytes=-2", "bytes=9-", "bytes=2-1", "lines=0-1", "", "x",
+    )),
+    *(f"Accept: {value}" for value in ("text/html", "*/*", "text/html;q=0", "application/json", "")),
+    *(f"Connection: {value}" for value in (
+        "keep-alive", "Keep-Alive", "KEEP-ALIVE", "close", "Close", "close, keep-alive", "keep-alive, close",
+        "keep-alive,", "upgrade", "", "keep-alive, Upgrade, HTTP2-Settings",
+    )),
+    *(f"Content-Length: {value}" for value in ("0", "00", "+0", "-1", "", "0, 0", "x")),
+    *(f"Transfer-Encoding: {value}" for value in ("identity", "gzip", "", "chunked, chunked", "chunked;q=1")),
+    *(f"Expect: {value}" for value in ("100-continue", "100-Continue", "tea", "")),
+    "Upgrade: h2c",
+    "TE: trailers",
+    "X:",
+    "X:\t \t",
+    "X: \xe9",
+    "X: a\tb",
+    "X : y",
+    " X: y",
+    ": y",
+    "X",
+    "X: \x7f",
+    "X: \0",
+    "X: a\rb",
+    "X: a\nb",
+    "Host: a",
+    "Host: b",
+    "Host:",
+]  # fmt: skip
+
+TARGETS = [
+    "/hello.txt",
+    "/hello.txt?",
+    "/hello.txt?a=b&c",
+    "/hello.txt?%zz",
+    "/hello%2Etxt",
+    "/h%65llo.txt",
+    "/hello.txt%00",
+    "/hello.txt/",
+    "//hello.txt",
+    "/./hello.txt",
+    "/folder/../hello.txt",
+    "/folder/%2e%2e/hello.txt",
+    "/hello.txt;a",
+    "/a%20b.txt",
+    "/a+b.txt",
+    "/%C3%BC.txt",
+    "/%c3%bc.txt",
+    "/%FC.txt",
+    "/empty.txt",
+    "/large.bin",
+    "/",
+    "/?a",
+    "/index.html",
+    "/folder/",
+    "/folder",
+    "/folder?a=b",
+    "/folder/index.html",
+    "/bare/",
+    "/bare",
+    "/404.html",
+    "/none",
+    "/none/",
+    "/none/none",
+    "/.hidden",
+    "/.well-known/none",
+    "/HELLO.TXT",
+    "/%",
+    "/%zz",
+    "*",
+    "http://b/hello.txt",
+    "http://b",
+    "http://b/",
+    "HTTP://B:80/hello.txt",
+    "http://b@c/hello.txt",
+    "http:///hello.txt",
+    "ftp://b/hello.txt",
+    "hello.txt",
+    "b:80",
+    '/"',
+    "/a|b",
+]
+
+ODD_HEADS = [
+    pytest.param(b"\r\n" + HELLO, id="an empty line before it"),
+    pytest.param(b"\r\n" * 8 + HELLO, id="eight empty lines before it"),
+    pytest.param(b"\r\n" * 9 + HELLO, id="nine empty lines before it"),
+    pytest.param(b"\n" + HELLO, id="a bare LF before it"),
+    pytest.param(HELLO.replace(b"\r\n", b"\n"), id="bare LF"),
+    pytest.param(HELLO.replace(b" ", b"  "), id="two blanks"),
+    pytest.param(HELLO.replace(b"HTTP", b"http"), id="http in small letters"),
+    pytest.param(HELLO.replace(b"GET", b"get"), id="get in small letters"),
+    pytest.param(HELLO.replace(b"Host", b"hOSt"), id="Host in other letters"),
+    pytest.param(HELLO.replace(b"Host: ", b"Host:\t \t"), id="much white space before a value"),
+    pytest.param(HELLO.replace(b": a", b": a \t"), id="white space behind a value"),
+    pytest.param(ask(GET, host=None), id="no Host"),
+    pytest.param(ask(GET, "If-None-Match: *", "if-none-match: x"), id="a condition twice"),
+    pytest.param(ask(GET, f"IF-NONE-MATCH:{ETAG}"), id="a condition in capitals"),
+    pytest.param(ask(GET, "If-Match: x", "If-None-Match: *"), id="412 before 304"),
+    pytest.param(ask(GET, f"If-None-Match: {ETAG}", "Range: bytes=0-1"), id="304 before 206"),
+    pytest.param(ask(GET, 'If-None-Match: "x"', f"If-Modified-Since: {DATE}"), id="a tag before a date"),
+    pytest.param(ask(GET, "Range: bytes=0-1", f"If-Range: {ETAG}"), id="If-Range with the tag"),
+    pytest.param(ask(GET, "Range: bytes=0-1", f"If-Range: W/{ETAG}"), id="If-Range with a weak tag"),
+    pytest.param(ask(GET, "Range: bytes=0-1", f"If-Range: {DATE}"), id="If-Range with the date"),
+    pytest.param(ask(GET, "Range: bytes=0-1", f"If-Range: {RFC850}"), id="If-Range with an old form"),
+    pytest.param(ask(GET, "Range: bytes=0-1", "If-Range: x"), id="If-Range with nothing"),
+    pytest.param(ask(GET, "If-Range: x"), id="If-Range without Range"),
+    pytest.param(ask(GET, "Range: bytes=0-1", "Range: bytes=0-1"), id="Range twice"),
+    pytest.param(ask("GET /large.bin HTTP/1.1", "Range: bytes=5-99"), id="a little of a large file"),
+    pytest.param(ask("GET /large.bin HTTP/1.1", "Range: bytes=5-500000"), id="much of a large file"),
+    pytest.param(ask("HEAD /large.bin HTTP/1.1"), id="HEAD of a large file"),
+    pytest.param(ask("GET /large.bin HTTP/1.1", "If-None-Match: *"), id="304 of a large file"),
+    pytest.param(ask("GET /none HTTP/1.1", "Accept: text/html"), id="404 as a page"),
+    pytest.param(ask("GET /folder HTTP/1.1", "If-None-Match: *"), id="a redirect under a condition"),
+    pytest.param(ask(GET, f"X: {'y' * 4040}"), id="a head of nearly 4 KiB"),
+    pytest.param(ask(GET, f"X: {'y' * 4100}"), id="a head of more than 4 KiB"),
+    pytest.param(ask(GET, f"X: {'y' * HEAD_BYTES}"), id="a head that is too large"),
+    pytest.param(ask(GET, *["X: y"] * (FIELDS - 1)), id="most fields"),
+    pytest.param(ask(GET, *["X: y"] * FIELDS), id="too many fields"),
+    pytest.param(HELLO + HELLO, id="two heads in one piece"),
+    pytest.param(HELLO + ask(HEAD) + ask("GET /none HTTP/1.1"), id="three heads in one piece"),
+    pytest.param(HELLO + ask(GET, "Connection: close") + HELLO, id="a last one in the middle"),
+    pytest.param(HELLO + HELLO[:20], id="a head and a part of the next"),
+    pytest.param(HELLO + b"\r\n", id="an empty line behind it"),
+    pytest.param(HELLO[:-2] + b"X: y\r\n" + HELLO, id="a head in the fields of another"),
+    pytest.param(HELLO[:-2], id="a head without its last line"),
+    pytest.param(HELLO[:-1], id="a head without its last byte"),
+    pytest.param(HELLO[: HELLO.index(b"\r") + 1], id="a request line and CR"),
+    pytest.param(HELLO[: HELLO.index(b"\r") + 2] + b"\r\n", id="no fields"),
+    pytest.param(ask(GET, "Content-Length: 4") + b"body", id="a body"),
+    pytest.param(ask(GET, "Content-Length: 4") + b"\r\n\r\n", id="a body that looks like an end"),
+    pytest.param(ask(GET, "Transfer-Encoding: chunked") + b"0\r\n\r\n", id="an empty chunked body"),
+    pytest.param(ask(GET, "Transfer-Encoding: chunked", "Content-Length: 5") + b"0\r\n\r\n", id="smuggling"),
+    pytest.param(ask("POST /hello.txt HTTP/1.1"), id="POST"),
+    pytest.param(ask("OPTIONS /hello.txt HTTP/1.1"), id="OPTIONS"),
+    pytest.param(ask("CONNECT b:1 HTTP/1.1", host="b:1"), id="CONNECT"),
+    pytest.param(ask("BREW /hello.txt HTTP/1.1"), id="an unknown method"),
+    *(pytest.param(ask(f"{method} /hello.txt HTTP/{version}", *fields), id=f"{method} {version} {fields}")
+      for method in ("GET", "HEAD") for version in ("1.0", "1.2", "0.9", "2.0", "1.11")
+      for fields in ((), ("Connection: keep-alive",), ("Connection: close",))),
+    *(pytest.param(ask(GET, host=host), id=f"Host {host!r}")
+      for host in ("a:80", "a:", "[::1]", "[::1]:80", "127.0.0.1", "", " ", "a b", "a,b", "a/", "\xe9")),
+    *(pytest.param(ask(f"{line} HTTP/1.1", *fields), id=f"{line}, a browser's")
+      for line in ("GET /hello.txt", "HEAD /", "GET /folder/") for fields in (CHROME, FIREFOX)),
+]  # fmt: skip
+
+
+# ---- what is compared ------------------------------------------------------------------------------------
+
+
+def without_chance(answers: bytes) -> bytes:
+    """The answers without what nobody can foresee: the time, and the boundary of the parts."""
+    for boundary in set(re.findall(rb"boundary=([0-9a-f]{32})", answers)):
+        answers = answers.replace(boundary, b"-")
+    return re.sub(rb"\r\nDate: [^\r]{29}\r\n", b"\r\nDate: \r\n", answers)
+
+
+NEXT = ask("GET /folder/ HTTP/1.1")
+
+
+class Reference:
+    """A server, and a client of it whose answers tell that all that was sent before has been read."""
+
+    def __init__(self, server: Server, client: RawClient) -> None:
+        self._port = server.port
+        self._client = client
+
+    async def exchange(self, *pieces: bytes) -> bytes:
+        """All that is answered to `pieces` and NEXT behind them, each sent when the one before has been read.
+
+        They arrive at a connection that is idle: the shortcut can be taken.
+        """
+        async with RawClient(self._port, timeout_s=30) as client:
+            await client.ask(NEXT)
+            for piece in (*pieces, NEXT):
+                client.writer.write(piece)
+                await self._client.ask(NEXT)
+            client.end()
+            return without_chance(await client.read_to_end())
+
+
+@asynccontextmanager
+async def run_reference(root: Path, **options: Any) -> AsyncIterator[Reference]:
+    limits: dict[str, Any] = {"head_bytes": HEAD_BYTES, "fields": FIELDS, "log_format": "off"}
+    async with Server(root, 0, **limits, **options) as server, RawClient(server.port) as client:
+        yield Reference(server, client)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The heads that have been answered by the shortcut."""
+    original, heads = Shortcuts.find, list[bytes]()
+
+    def find(shortcuts: Shortcuts, head: bytes) -> object:
+        found = original(shortcuts, head)
+        if found is not None:
+            heads.append(head)
+        return found
+
+    monkeypatch.setattr(Shortcuts, "find", find)
+    return heads
+
+
+async def find_differences(root: Path, requests: list[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+    """The requests that get another answer by the shortcut, with it and with that of the long way."""
+    different = []
+    async with run_reference(root) as known, run_reference(root, cache_size=0) as unknown:
+        for request in requests:
+            wanted = await unknown.exchange(request)
+            ways = [(request,), (request,), (request,), (request[:-1], request[-1:])]
+            for pieces in ways:
+                answers = await known.exchange(*pieces)
+                if answers != wanted:
+                    different.append((request, answers, wanted))
+    return different
+
+
+class TestAnswers:
+    """It never gives an answer that the long way would not give."""
+
+    @pytest.mark.parametrize("line", [GET, HEAD, "GET /none HTTP/1.1"])
+    async def test_every_field_is_answered_alike(self, site_root: Path, line: str) -> None:
+        requests = [ask(line, field) for field in FIELDS_OF_A_REQUEST]
+
+        assert await find_differences(site_root, requests) == []
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_every_target_is_answered_alike(self, site_root: Path, method: str) -> None:
+        requests = [ask(f"{method} {target} HTTP/1.1") for target in TARGETS]
+
+        assert await find_differences(site_root, requests) == []
+
+    async def test_it_is_tried_on_what_the_rows_ask(self, site_root: Path, taken: list[bytes]) -> None:
+        requests = [ask(line, field) for line in (GET, HEAD) for field in FIELDS_OF_A_REQUEST]
+        await find_differences(site_root, requests)
+
+        assert {ask(line, field) for line in (GET, HEAD) for field in CONDITIONS} <= set(taken)
+
+    async def test_every_odd_head_is_answered_alike(self, site_root: Path) -> None:
+        requests = [cast(bytes, head) for row in ODD_HEADS for head in row.values]
+
+        assert await find_differences(site_root, requests) == []
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the behaviours ask for."""
+    if not CASES.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail("the cases have to be at hand in CI")
+        pytest.skip("the cases are not at hand")
+    folder = tmp_path_factory.mktemp("cases")
+    subprocess.run([sys.executable, CASES / "run_behaviours.py", "--make", folder], check=True)
+    return folder / "root"
+
+
+def read_cases(name: str, key: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((CASES / name).read_text())[key]
+    return rows
+
+
+class TestCases:
+    """The same for what other projects' suites and the standards ask."""
+
+    @pytest.mark.timeout(180)
+    async def test_every_request_stream_is_answered_alike(self, tree: Path, taken: list[bytes]) -> None:
+        rows = read_cases("http1_requests.json", "cases")
+
+        assert await find_differences(tree, [base64.b64decode(row["raw_b64"]) for row in rows]) == []
+        assert taken
+
+    @pytest.mark.timeout(180)
+    async def test_every_behaviour_is_the_same(self, tree: Path, taken: list[bytes]) -> None:
+        rows = [row["request"] for row in read_cases("behaviours.json", "rows")]
+        requests = [
+            ask(
+                f"{row['method']} {row['target']} HTTP/{row['version']}".encode().decode("latin-1"),
+                *(f"{name}: {value}".encode().decode("latin-1") for name, value in row["headers"]),
+            )
+            for row in rows
+        ]
+
+        assert await find_differences(tree, requests) == []
+        assert len(taken) > len(rows)
