@@ -82,6 +82,7 @@ class OpenFile:
 
     def close(self) -> None:
         """Releases the file, after a read that still runs in a thread; a second call does nothing."""
+        self.data = None
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             descriptor.drop()

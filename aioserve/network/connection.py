@@ -124,9 +124,11 @@ class Shortcuts:
     def find(self, head: bytes) -> tuple[Ready, Request, Asked] | None:
         """The answer to `head`, when that is one whole head that asks for nothing else of the connection, and
         all that is needed is in memory. The fields are those of Asked; those of the request may be older."""
+        if len(head) > self._max_head_bytes:
+            return None
         end = head.find(b"\r\n")
         block = head[end:]
-        asked = self._blocks[block] if block in self._blocks else self._read_block(block, len(head))
+        asked = self._blocks[block] if block in self._blocks else self._read_block(block)
         if asked is None:
             return None
         known = self._lines.get(head[:end])
@@ -178,10 +180,10 @@ class Shortcuts:
             del self._lines[next(iter(self._lines))]
         self._lines[head[:end]] = Known(kept, kept.answers[request.method], request)
 
-    def _read_block(self, block: bytes, head_bytes: int) -> Asked | None:
+    def _read_block(self, block: bytes) -> Asked | None:
         """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1, of
         a client that stays, and without a body."""
-        if head_bytes > self._max_head_bytes or not block.endswith(b"\r\n\r\n"):
+        if not block.endswith(b"\r\n\r\n"):
             return None
         lines = block[2:-2]
         if is_plain_block(lines, max_fields=self._max_fields):

@@ -122,7 +122,13 @@ class Stream(asyncio.Protocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is not None and not self._buffer and self._answer(data):
+        # Not to a client that takes too little: answers would pile up.
+        if (
+            self._answer is not None
+            and not self._buffer
+            and not self._is_writing_paused
+            and self._answer(data)
+        ):
             return
         self._buffer += data
         self._wake_reader()
@@ -236,16 +242,15 @@ class Stream(asyncio.Protocol):
     def write(self, *pieces: bytes) -> None:
         """Sends `pieces`, one after the other."""
         self._ensure_open()
-        size_bytes = sum(map(len, pieces))
-        self.written_bytes += size_bytes
-        self.write_at_once(pieces, size_bytes)
+        self.write_at_once(pieces, sum(map(len, pieces)))
 
     def write_at_once(self, pieces: Sequence[bytes], size_bytes: int) -> None:
-        """The same, from where the transport has just called, so it is open; nothing is counted.
+        """The same, from where the transport has just called, so it is open.
 
         What the kernel does not take now is handed over to the transport, which also tells of a client that
         has left.
         """
+        self.written_bytes += size_bytes
         sent_bytes = 0
         if self._is_clear or self._has_become_clear():
             try:

@@ -6,13 +6,18 @@ in two pieces, which always goes the long way; and to a server that keeps nothin
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +25,12 @@ from typing import Any, cast
 import pytest
 
 from aioserve import Server
-from aioserve.network.connection import Shortcuts
+from aioserve.network import connection
+from aioserve.network.access_log import Exchange
+from aioserve.network.connection import Connection, Shortcuts
 from aioserve.protocol.conditional import format_etag, format_http_date
+from tests.network.conftest import LARGE, Serving
+from tests.network.waiting import wait_until
 from tests.raw_client import RawClient
 from tests.test_cases import CASES
 
@@ -412,3 +421,311 @@ class TestCases:
 
         assert await find_differences(tree, requests) == []
         assert len(taken) > len(rows)
+
+
+class TestLimits:
+    """What the long way refuses, the shortcut does not let pass."""
+
+    async def test_a_known_line_and_known_fields_can_be_too_much_together(self, site_root: Path) -> None:
+        long_line, long_fields = f"GET /hello.txt?{'a' * 200} HTTP/1.1", f"X: {'y' * 700}"
+        async with Server(site_root, 0, head_bytes=900) as server, RawClient(server.port) as client:
+            for request in (ask(long_line), ask(GET, long_fields)):
+                for _ in range(3):
+                    assert (await client.ask(request)).status == 200
+
+            assert (await client.ask(ask(long_line, long_fields))).status == 431
+            assert await client.read_to_end() == b""
+
+    async def test_a_line_that_is_too_long_is_414(self, site_root: Path) -> None:
+        async with Server(site_root, 0, request_line_bytes=100) as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(HELLO)).status == 200
+
+            assert (await client.ask(ask(f"GET /hello.txt?{'a' * 100} HTTP/1.1"))).status == 414
+            assert await client.read_to_end() == b""
+
+
+@pytest.fixture
+def wakeups(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The heads that have woken the coroutine of their connection."""
+    original, heads = Connection._answer, list[bytes]()
+
+    async def answer(self: Connection, head: bytes) -> bool:
+        heads.append(head)
+        return await original(self, head)
+
+    monkeypatch.setattr(Connection, "_answer", answer)
+    return heads
+
+
+class TestTaken:
+    """Where it has to be taken: otherwise all of this would be true of a server without one."""
+
+    @pytest.mark.parametrize(
+        ("line", "fields", "status"),
+        [
+            pytest.param(GET, (), 200, id="GET"),
+            pytest.param(HEAD, (), 200, id="HEAD"),
+            pytest.param(GET, (f"If-None-Match: {ETAG}",), 304, id="304 by a tag"),
+            pytest.param(HEAD, (f"If-Modified-Since: {DATE}",), 304, id="304 by a date, HEAD"),
+            pytest.param("GET /empty.txt HTTP/1.1", (), 200, id="an empty file"),
+            pytest.param("GET / HTTP/1.1", CHROME, 200, id="an index, a browser's"),
+            pytest.param("GET /folder/?a=b HTTP/1.1", FIREFOX, 200, id="a query, another browser's"),
+        ],
+    )
+    async def test_the_second_time_no_coroutine_is_woken(
+        self, serve: Serving, wakeups: list[bytes], line: str, fields: tuple[str, ...], status: int
+    ) -> None:
+        method = line.partition(" ")[0]
+        async with serve() as server, RawClient(server.port) as client:
+            await client.ask(ask(line, *fields), method)
+            wakeups.clear()
+            for _ in range(3):
+                assert (await client.ask(ask(line, *fields), method)).status == status
+
+        assert wakeups == []
+
+    async def test_the_same_browser_is_known_with_each_known_file_and_each_browser_with_each(
+        self, serve: Serving, wakeups: list[bytes]
+    ) -> None:
+        lines = [
+            f"GET /{name} HTTP/1.1" for name in ("hello.txt", "", "folder/", "bare/hello.txt", "404.html")
+        ]
+        async with serve() as server, RawClient(server.port) as client:
+            for line in lines:
+                await client.ask(ask(line))
+            wakeups.clear()
+            for number in range(20):
+                for line in lines:
+                    agent = f"User-Agent: browser/{number}"
+                    assert (await client.ask(ask(line, agent, *CHROME[1:]))).status == 200
+
+        assert wakeups == []
+
+    async def test_another_connection_knows_what_one_has_asked(
+        self, serve: Serving, wakeups: list[bytes]
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as one, RawClient(server.port) as other:
+            await one.ask(HELLO)
+            await other.ask(NEXT)
+            wakeups.clear()
+            assert (await other.ask(HELLO)).body == HELLO_BODY
+
+        assert wakeups == []
+
+    async def test_a_file_that_has_changed_is_not_answered_as_it_was(
+        self, serve: Serving, site_root: Path
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            for number in range(10):
+                (site_root / "hello.txt").write_bytes(b"%d\n" % number)
+                for _ in range(3):
+                    assert (await client.ask(HELLO)).body == b"%d\n" % number
+                (site_root / "hello.txt").unlink()
+                for _ in range(2):
+                    assert (await client.ask(HELLO)).status == 404
+
+
+def find_shortcuts(server: Server) -> Shortcuts:
+    """Those that all connections of a server share."""
+    (served,) = server._streams.values()
+    assert served is not None
+    return served._shortcuts
+
+
+class TestMemory:
+    """What a client can make it remember is bounded."""
+
+    async def test_lines_blocks_and_answers_stay_few(
+        self, serve: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connection, "_MAX_KNOWN_LINES", 100)
+        monkeypatch.setattr(connection, "_MAX_KNOWN_BLOCKS", 50)
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            shortcuts = find_shortcuts(server)
+            for number in range(1000):
+                line = f"GET /hello.txt?{number} HTTP/1.1"
+                fields = (f"X: {number}", f'If-None-Match: "{number}"')
+                for _ in range(2):
+                    assert (await client.ask(ask(line, *fields))).body == HELLO_BODY
+
+                assert len(shortcuts._lines) <= 100
+                assert len(shortcuts._blocks) <= 50
+            (answers,) = {id(known.answers): known.answers for known in shortcuts._lines.values()}.values()
+            assert len(shortcuts._lines) == 100
+            assert len(shortcuts._blocks) == 50
+            assert 0 < len(answers) <= 8
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+    async def test_a_file_that_the_cache_has_let_go_is_not_held_by_its_request_line(
+        self, serve: Serving, site_root: Path
+    ) -> None:
+        size_bytes, cache_bytes = 50_000, 500_000
+        names = [f"file{number}.bin" for number in range(100)]
+        for name in names:
+            (site_root / name).write_bytes(os.urandom(size_bytes))
+        async with (
+            serve(log_format="off", cache_size=cache_bytes) as server,
+            RawClient(server.port) as client,
+        ):
+            for name in names:
+                for _ in range(2):
+                    assert len((await client.ask(ask(f"GET /{name} HTTP/1.1"))).body) == size_bytes
+            lines = find_shortcuts(server)._lines.values()
+            contents = {known.kept.segments: known.kept.variant.handle.data for known in lines}
+
+            assert len(lines) == len(names)
+            assert sum(len(data) for data in contents.values() if data is not None) <= cache_bytes
+
+    @pytest.mark.parametrize(
+        "line",
+        [pytest.param("GET /large.bin HTTP/1.1", id="a large file"), pytest.param(GET, id="a small one")],
+    )
+    async def test_a_client_that_asks_without_reading_costs_little(
+        self, serve: Serving, site_root: Path, line: str
+    ) -> None:
+        (site_root / "hello.txt").write_bytes(LARGE[:60_000])
+        async with serve(log_format="off") as server, RawClient(server.port, timeout_s=30) as client:
+            await client.ask(ask(line))
+            (stream,) = server._streams
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            async with RawClient(server.port) as other:
+                for _ in range(1000):
+                    client.writer.write(ask(line))
+                    await other.ask(NEXT)
+
+                    assert stream._transport.get_write_buffer_size() <= 200_000
+                    assert len(stream._buffer) <= 400_000
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            for _ in range(1000):
+                assert (await client.read_answer()).status == 200
+
+
+class TestSlowReaders:
+    async def test_each_answer_arrives_whole_and_in_its_place(
+        self, serve: Serving, site_root: Path, taken: list[bytes]
+    ) -> None:
+        contents = [os.urandom(60_000) for _ in range(5)]
+        requests = [ask(f"GET /file{number}.bin HTTP/1.1") for number in range(5)]
+        for number, content in enumerate(contents):
+            (site_root / f"file{number}.bin").write_bytes(content)
+        async with serve(log_format="off") as server, RawClient(server.port, timeout_s=30) as client:
+            await client.ask(NEXT)
+            (stream,) = server._streams
+            # Less than one answer fits, so that each is sent in part.
+            sending = stream._transport.get_extra_info("socket")
+            sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+            async with RawClient(server.port) as other:
+                for request in requests:
+                    await other.ask(request)
+                taken.clear()
+                for request in requests * 4:
+                    client.writer.write(request)
+                    await other.ask(NEXT)
+                for content in contents * 4:
+                    assert (await client.read_answer()).body == content
+                assert (await client.ask(HELLO)).body == HELLO_BODY
+
+        assert requests[0] in taken
+
+
+Exchanges = Callable[[], list[Exchange]]
+
+
+class TestExchanges:
+    """An exchange by the shortcut is told like any other."""
+
+    @pytest.fixture
+    def exchanges(self, caplog: pytest.LogCaptureFixture) -> Exchanges:
+        """Gives all exchanges so far."""
+        caplog.set_level(logging.INFO, "aioserve.access")
+        return lambda: [
+            record.__dict__["exchange"] for record in caplog.records if record.name == "aioserve.access"
+        ]
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            pytest.param(HELLO, id="GET"),
+            pytest.param(ask(HEAD, *FIREFOX), id="HEAD, a browser's"),
+            pytest.param(ask(GET, f"If-None-Match: {ETAG}", "Referer:"), id="304 and an empty Referer"),
+            pytest.param(ask(GET, "User-Agent: \xe9", "Referer: a", "Referer: b"), id="two of Referer"),
+            pytest.param(
+                ask("GET http://b/?\xc3\xbc HTTP/1.1".encode("latin-1").decode("ascii", "ignore")),
+                id="absolute-form",
+            ),
+            pytest.param(ask("GET /%68ello.txt?a=%20 HTTP/1.1", *CHROME), id="encoded, with a query"),
+        ],
+    )
+    async def test_it_says_the_same(
+        self, serve: Serving, exchanges: Exchanges, wakeups: list[bytes], head: bytes
+    ) -> None:
+        method = head.partition(b" ")[0].decode()
+        before_s = time.time()
+        async with serve() as server, RawClient(server.port) as client, RawClient(server.port) as other:
+            await other.send(head[:-1])
+            await client.ask(NEXT)
+            await other.ask(b"\n", method)  # the long way
+            await client.ask(head, method)
+            woken = len(wakeups)
+            await client.ask(head, method)
+        long, *_, short = (one for one in exchanges() if b"/folder/" not in one.request_line.encode())
+
+        assert len(wakeups) == woken
+        assert before_s <= short.at_s <= time.time()
+        assert short.duration_s >= 0
+        assert short._replace(at_s=0, duration_s=0) == long._replace(at_s=0, duration_s=0)
+
+
+class TestLife:
+    """An answer by the shortcut keeps a connection as alive as any other."""
+
+    async def test_each_one_gives_the_client_its_whole_time_again(
+        self, serve: Serving, taken: list[bytes]
+    ) -> None:
+        async with serve(keepalive_timeout_s=1000) as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            (stream,) = server._streams
+            before = asyncio.get_running_loop().time()
+            stream.deadline = before + 1
+            taken.clear()
+            await client.ask(HELLO)
+
+            assert taken == [HELLO]
+            assert before + 1000 <= stream.deadline <= asyncio.get_running_loop().time() + 1000
+
+    async def test_a_client_that_is_was_just_answered_does_not_make_way(self, serve: Serving) -> None:
+        async with serve(keepalive_timeout_busy_s=10) as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            (served,) = server._streams.values()
+            assert served is not None
+            served._idle_since = 0
+            await client.ask(HELLO)
+            served.hurry(asyncio.get_running_loop().time() + 9)
+
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+            served.hurry(asyncio.get_running_loop().time() + 10)
+            assert await client.read_to_end() == b""
+
+    async def test_a_stop_ends_it_when_it_is_idle(self, serve: Serving, taken: list[bytes]) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                await client.ask(HELLO)
+            assert taken
+            await server.stop()
+
+            assert await client.read_to_end() == b""
+
+    async def test_a_client_that_leaves_without_reading_harms_nobody(self, serve: Serving) -> None:
+        async with serve() as server, RawClient(server.port) as other:
+            await other.ask(HELLO)
+            for _ in range(20):
+                async with RawClient(server.port) as client:
+                    await client.ask(HELLO)
+                    await client.send(HELLO)
+                    connected = client.writer.get_extra_info("socket")
+                    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+            assert (await other.ask(HELLO)).body == HELLO_BODY
+            await wait_until(lambda: len(server._streams) == 1)
