@@ -28,6 +28,9 @@ _DESCRIPTOR_IDLE_S = 10.0
 # Different answers to one file that are remembered: whole, to a client that has it already, head only.
 _MAX_ANSWERS = 8
 
+# A browser sends one tag and one date. What is longer is not remembered, or heads would outgrow contents.
+_MAX_CONDITIONS_CHARS = 256
+
 
 class Ready(NamedTuple):
     """An answer as it was sent before: its head up to the value of Date and from there on, and its body.
@@ -64,6 +67,8 @@ class Kept:
         self.answers: dict[str, dict[str, Ready]] = {"GET": {}, "HEAD": {}}
 
     def remember(self, method: str, conditions: str, answer: Ready) -> None:
+        if len(conditions) > _MAX_CONDITIONS_CHARS:
+            return
         answers = self.answers[method]
         if len(answers) >= _MAX_ANSWERS:
             answers.clear()

@@ -323,6 +323,13 @@ class TestAnswers:
             assert kept.answers["GET"][str(number)] is READY
             assert len(kept.answers["GET"]) <= cache_module._MAX_ANSWERS
 
+    def test_those_to_long_conditions_are_not_remembered(self, disk: Disk, clock: Clock) -> None:
+        _, kept = self.keep(disk, clock)
+        longest = cache_module._MAX_CONDITIONS_CHARS
+        kept.remember("GET", "x" * longest, READY)
+        kept.remember("GET", "x" * (longest + 1), READY)
+        assert list(kept.answers["GET"]) == ["x" * longest]
+
     def test_they_end_with_the_file_for_whoever_holds_them(self, disk: Disk, clock: Clock) -> None:
         cache, kept = self.keep(disk, clock)
         answers = kept.answers["GET"]
