@@ -26,7 +26,7 @@ _MAX_DESCRIPTORS = 32
 _DESCRIPTOR_IDLE_S = 10.0
 
 # Different answers to one file that are remembered: whole, to a client that has it already, head only.
-_MAX_ANSWERS = 8
+_MAX_ANSWERS = 4
 
 # A browser sends one tag and one date. What is longer is not remembered, or heads would outgrow contents.
 _MAX_CONDITIONS_CHARS = 256

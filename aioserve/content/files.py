@@ -114,7 +114,7 @@ class Files:
         symlinks: Symlinks = Symlinks.INSIDE,
         hidden: bool = False,
         disk: Disk,
-        small_bytes: int = 65536,
+        small_bytes: int = 128 * 1024,
         cache_bytes: int = 0,
         way: Way = Way.BENEATH,
         clock: Callable[[], float] = time.monotonic,
@@ -219,6 +219,11 @@ class Files:
                     self._keep(found)
                     return found
         return None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether files are kept at all."""
+        return self._cache.keeps
 
     def find_kept(self, candidate: Candidate) -> Kept | None:
         """What is kept of that name, if it is current."""

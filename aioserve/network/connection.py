@@ -168,7 +168,7 @@ class Shortcuts:
     def remember(self, head: bytes, request: Request) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
         end = head.find(b"\r\n")
-        if request.version != (1, 1) or not 0 < end < self._max_head_bytes:
+        if not self._files.keeps or request.version != (1, 1) or not 0 < end < self._max_head_bytes:
             return
         known = self._lines.get(head[:end])
         if known is not None and known.kept.is_held:
