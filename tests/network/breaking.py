@@ -7,8 +7,9 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
@@ -32,17 +33,48 @@ def take_away(path: Path) -> None:
     os.close(folder)
 
 
+Respond = Callable[[Site, Request, int], AsyncIterator[Plan]]
+
+
+class LongWay:
+    """What `Site.respond` gives, where the answer never is at hand at once."""
+
+    def __init__(self, respond: AbstractAsyncContextManager[Plan]) -> None:
+        self._respond = respond
+
+    def __enter__(self) -> Plan:
+        raise BlockingIOError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        raise AssertionError("nothing was entered")
+
+    async def __aenter__(self) -> Plan:
+        return await self._respond.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._respond.__aexit__(kind, value, trace)
+
+
+def answer_by(monkeypatch: pytest.MonkeyPatch, respond: Respond) -> None:
+    """Every request is answered by `respond`."""
+    manage = asynccontextmanager(respond)
+    monkeypatch.setattr(Site, "respond", lambda *request: LongWay(manage(*request)))
+
+
 def before_sending(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Calls `act` for each answer when it has been decided and its file is open, but nothing is sent yet."""
     original = Site.respond
 
-    @asynccontextmanager
     async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
         async with original(site, request, now_s) as plan:
             act()
             yield plan
 
-    monkeypatch.setattr(Site, "respond", respond)
+    answer_by(monkeypatch, respond)
 
 
 async def begin_transfer(client: RawClient, target: str, *fields: str) -> int:

@@ -25,7 +25,7 @@ from aioserve.network.access_log import Exchange
 from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Bytes, Plan, Slice
 from tests.content.conftest import is_open
-from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
+from tests.network.breaking import answer_by, before_sending, begin_transfer, read_what_comes, take_away
 from tests.network.conftest import LARGE, MIB, PATIENCE_S, Serve, serve_all
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
@@ -891,7 +891,7 @@ class TestDefects:
     async def test_a_site_that_fails_is_500_and_a_traceback_in_the_log(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
     ) -> None:
-        break_site(monkeypatch, fail)
+        answer_by(monkeypatch, fail)
         async with serve() as server, RawClient(server.port) as client:
             await client.send(form(f"{method} /hello.txt HTTP/1.1") + HELLO)
             answer = await client.read_answer(method)
@@ -907,7 +907,7 @@ class TestDefects:
         async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
             yield Plan(200, (("Location", "/\r\nSet-Cookie: a=b"),), Bytes(b""))
 
-        break_site(monkeypatch, respond)
+        answer_by(monkeypatch, respond)
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(HELLO)
 
@@ -931,7 +931,7 @@ class TestDefects:
                 plans.append(plan)
                 yield plan
 
-        break_site(monkeypatch, respond)
+        answer_by(monkeypatch, respond)
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin")
             body = plans[0].body
@@ -956,7 +956,7 @@ class TestDefects:
                 yield plan
             raise RuntimeError
 
-        break_site(monkeypatch, respond)
+        answer_by(monkeypatch, respond)
         async with serve() as server, RawClient(server.port) as client:
             await client.send(HELLO * 2)
             received = await read_what_comes(client)
@@ -978,7 +978,7 @@ class TestDefects:
             async with original(site, request, now_s) as plan:
                 yield plan
 
-        break_site(monkeypatch, respond)
+        answer_by(monkeypatch, respond)
         async with serve() as server, RawClient(server.port) as other:
             async with RawClient(server.port) as client:
                 await client.send(form("GET / HTTP/1.1"))
@@ -991,16 +991,9 @@ class TestDefects:
         assert take_tracebacks(caplog) == ["RuntimeError"]
 
 
-Respond = Callable[[Site, Request, int], AsyncIterator[Plan]]
-
-
 async def fail(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
     raise RuntimeError("/secret/path")
     yield
-
-
-def break_site(monkeypatch: pytest.MonkeyPatch, respond: Respond) -> None:
-    monkeypatch.setattr(Site, "respond", asynccontextmanager(respond))
 
 
 def take_tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -1153,7 +1146,7 @@ class TestExchanges:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        break_site(monkeypatch, fail)
+        answer_by(monkeypatch, fail)
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(HELLO)
             (exchange,) = exchanges()

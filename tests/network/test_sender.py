@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
-from tests.network.breaking import before_sending, begin_transfer, read_what_comes, take_away
+from tests.network.breaking import answer_by, before_sending, begin_transfer, read_what_comes, take_away
 from tests.network.conftest import LARGE, MIB, Serve
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
@@ -404,8 +404,7 @@ class TestBodiesOfNoKind:
 def answer_with(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
     """Every answer has this body."""
 
-    @asynccontextmanager
     async def respond(site: Site, request: Request, now_s: int) -> AsyncIterator[Plan]:
         yield Plan(200, (("Content-Length", str(MIB)),), body)
 
-    monkeypatch.setattr(Site, "respond", respond)
+    answer_by(monkeypatch, respond)
