@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import cast
 
 import pytest
 
-from aioserve.network.stream import Stream, StreamLimits
+from aioserve.network.stream import DirectSocket, Stream, StreamLimits
 from tests.network.conftest import MIB
 from tests.network.waiting import wait_until
 
@@ -98,6 +100,7 @@ async def open_pair(
     try:
         yield Pair(stream, transport, reader, writer, left)
     finally:
+        stream.close_direct()
         writer.transport.abort()
         if not stream.is_lost:
             stream.abort()
@@ -578,3 +581,259 @@ class TestOwner:
             assert not pair.transport.is_closing()
             await pair.send(b"x")
             assert await pair.stream.read_exactly(1) == b"x"
+
+
+class Taking:
+    """An `answer` for what arrives: takes what it is told to, and writes at once what it is given."""
+
+    def __init__(self, stream: Stream, reply: bytes) -> None:
+        self.takes = True
+        self.taken: list[bytes] = []
+        self._stream, self._reply = stream, reply
+
+    def __call__(self, data: bytes) -> bool:
+        if self.takes:
+            self.taken.append(data)
+            self._stream.write_at_once((self._reply[:1], self._reply[1:]), len(self._reply))
+        return self.takes
+
+
+class TestAnsweringAtOnce:
+    """What arrives while somebody waits can be answered before he is woken."""
+
+    async def test_what_is_taken_wakes_nobody_and_what_is_not_does(self, connect: Connect) -> None:
+        async with connect() as pair:
+            taking = Taking(pair.stream, b"reply")
+            waiting = asyncio.create_task(pair.stream.wait_for_data(taking))
+            await asyncio.sleep(0)
+            for _ in range(3):
+                await pair.send(b"ask")
+                assert await pair.reader.readexactly(5) == b"reply"
+            assert not waiting.done()
+            taking.takes = False
+            await pair.send(b"more")
+            await waiting
+
+            assert taking.taken == [b"ask"] * 3
+            assert await pair.stream.read_exactly(4) == b"more"
+            assert pair.stream.written_bytes == 15
+
+    async def test_who_does_not_read_is_not_answered_at_once_any_more(self, connect: Connect) -> None:
+        async with connect() as pair:
+            taking = Taking(pair.stream, PATTERN)
+            waiting = asyncio.create_task(pair.stream.wait_for_data(taking))
+            await asyncio.sleep(0)
+            for _ in range(1000):
+                await pair.send(b"x")
+                await asyncio.sleep(0)
+                if waiting.done():
+                    break
+            await waiting
+
+            assert pair.stream.has_data
+            assert pair.transport.get_write_buffer_size() <= MAX_WAITING_BYTES
+            size_bytes = len(taking.taken) * len(PATTERN)
+            assert repeats_pattern(await pair.reader.readexactly(size_bytes), size_bytes)
+            assert pair.stream.written_bytes == size_bytes
+
+    async def test_what_was_answered_at_once_counts_for_the_rate(self, connect_plainly: Connect) -> None:
+        async with connect_plainly(LIMITS._replace(min_rate_bytes_s=1000)) as pair:
+            waiting = asyncio.create_task(pair.stream.wait_for_data(Taking(pair.stream, PATTERN)))
+            await asyncio.sleep(0)
+            cast(asyncio.Transport, pair.writer.transport).pause_reading()
+            now = pair.stream._loop.time()
+            while not waiting.done():
+                await pair.send(b"x")
+                await asyncio.sleep(0)
+            pair.stream.sweep(now + 11)
+
+            assert pair.transport.get_write_buffer_size()
+            assert not pair.transport.is_closing()
+
+    async def test_a_client_that_has_left_is_no_error(self, connect_tcp: Connect) -> None:
+        async with connect_tcp() as pair:
+            pair.reset()
+            for _ in range(1000):
+                pair.stream.write_at_once((b"x",), 1)
+                if pair.transport.is_closing():
+                    break
+
+            await pair.left.wait()
+
+
+needs_sendfile = pytest.mark.skipif(not hasattr(os, "sendfile"), reason="no sendfile on this system")
+
+
+@pytest.fixture
+def pattern_file(tmp_path: Path) -> Iterator[int]:
+    """The descriptor of a file of 64 patterns."""
+    (tmp_path / "pattern.bin").write_bytes(PATTERN * 64)
+    descriptor = os.open(tmp_path / "pattern.bin", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+async def send_file(direct: DirectSocket, descriptor: int, size_bytes: int) -> None:
+    offset = 0
+    while offset < size_bytes:
+        sent_bytes = direct.send_file(offset, size_bytes - offset, descriptor)
+        if sent_bytes < 0:
+            await direct.wait_until_writable()
+        else:
+            direct.count(sent_bytes)
+            offset += sent_bytes
+
+
+def open_direct(pair: Pair) -> DirectSocket:
+    direct = pair.stream.open_direct()
+    assert direct is not None
+    return direct
+
+
+@needs_sendfile
+class TestDirectSocket:
+    """Past the transport, as if it were not there."""
+
+    async def test_what_goes_each_way_arrives_in_order(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        size_bytes = 64 * len(PATTERN)
+        async with connect_plainly() as pair:
+            received = asyncio.create_task(pair.reader.readexactly(5 + 4 + size_bytes + 5 + 5))
+            pair.stream.write(b"first")
+            direct = open_direct(pair)
+            await direct.send(b"head", has_more=True)
+            await send_file(direct, pattern_file, size_bytes)
+            await direct.send(b"after", has_more=False)
+            pair.stream.close_direct()
+            pair.stream.close_direct()
+            pair.stream.write(b"other")
+
+            data = await received
+            assert data[:9] + data[-10:] == b"firsthead" + b"after" + b"other"
+            assert repeats_pattern(data[9:-10], size_bytes)
+            assert pair.stream.written_bytes == len(data)
+
+    async def test_bytes_wait_for_a_client_as_a_file_does(self, connect_plainly: Connect) -> None:
+        async with connect_plainly() as pair:
+            direct = open_direct(pair)
+            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
+            await wait_until(lambda: direct.waiting_bytes)
+            assert not sending.done()
+
+            assert repeats_pattern(await pair.reader.readexactly(64 * len(PATTERN)), 64 * len(PATTERN))
+            await sending
+            assert direct.waiting_bytes == 0
+
+    async def test_the_end_of_a_file_is_no_byte(self, connect_plainly: Connect, pattern_file: int) -> None:
+        async with connect_plainly() as pair:
+            assert open_direct(pair).send_file(64 * len(PATTERN), 1, pattern_file) == 0
+
+    async def test_a_failure_of_the_file_is_not_one_of_the_client(
+        self, connect_plainly: Connect, tmp_path: Path
+    ) -> None:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        try:
+            async with connect_plainly() as pair:
+                direct = open_direct(pair)
+                with pytest.raises(OSError) as raised:
+                    direct.send_file(0, 1, folder)
+            assert not isinstance(raised.value, ConnectionError)
+        finally:
+            os.close(folder)
+
+    async def test_a_client_that_left_is_one(self, connect_tcp: Connect, pattern_file: int) -> None:
+        async with connect_tcp() as pair:
+            direct = open_direct(pair)
+            pair.reset()
+
+            async def send_on(send: Callable[[], object]) -> None:
+                # In the transport's eyes the connection is lost only when it has looked.
+                while True:
+                    send()
+                    await asyncio.sleep(0)
+
+            with pytest.raises(ConnectionResetError):
+                await send_on(lambda: direct.send_file(0, 1, pattern_file))
+            with pytest.raises(ConnectionResetError):
+                await direct.send(b"x", has_more=False)
+
+    async def test_a_client_that_leaves_ends_the_waiting(
+        self, connect_tcp: Connect, pattern_file: int
+    ) -> None:
+        async with connect_tcp() as pair:
+            sending = asyncio.create_task(send_file(open_direct(pair), pattern_file, 64 * len(PATTERN)))
+            await asyncio.sleep(0)
+            pair.reset()
+
+            with pytest.raises(ConnectionResetError):
+                await sending
+
+    async def test_a_client_that_takes_nothing_for_so_long_is_cut_off(self, connect_plainly: Connect) -> None:
+        async with connect_plainly() as pair:
+            direct = open_direct(pair)
+            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
+            await wait_until(lambda: direct.waiting_bytes)
+            now = pair.stream._loop.time() + 1000
+            pair.stream.sweep(now)
+            pair.stream.sweep(now + 59)
+            assert not pair.transport.is_closing()
+
+            pair.stream.sweep(now + 60)
+            with pytest.raises(ConnectionResetError):
+                await sending
+
+    async def test_who_is_cancelled_while_he_waits_leaves_no_trace(self, connect_plainly: Connect) -> None:
+        async with connect_plainly() as pair:
+            direct = open_direct(pair)
+            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
+            await wait_until(lambda: direct.waiting_bytes)
+            sending.cancel()
+            await asyncio.wait([sending])
+            direct.wake()
+            pair.stream.close_direct()
+
+            size_bytes = pair.stream.written_bytes
+            data = await pair.reader.readexactly(size_bytes)
+            assert data == (PATTERN * 64)[:size_bytes]
+            pair.stream.write(b"more")
+            assert await pair.reader.readexactly(4) == b"more"
+
+    async def test_there_is_none_while_something_waits_in_the_transport(
+        self, connect_plainly: Connect
+    ) -> None:
+        async with connect_plainly() as pair:
+            writing = asyncio.create_task(write_pieces(pair.stream, 64))
+            await wait_until(lambda: pair.stream._writer is not None)
+            assert pair.stream.open_direct() is None
+
+            await pair.reader.readexactly(64 * len(PATTERN))
+            await writing
+            await wait_until(lambda: not pair.transport.get_write_buffer_size())
+            open_direct(pair)
+            pair.stream.close_direct()
+
+    async def test_there_is_none_without_a_descriptor_for_it(
+        self, connect_plainly: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(descriptor: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        async with connect_plainly() as pair:
+            with monkeypatch.context() as patches:
+                patches.setattr(os, "dup", refuse)
+                assert pair.stream.open_direct() is None
+
+            pair.stream.write(b"x")
+            assert await pair.reader.readexactly(1) == b"x"
+
+    async def test_there_is_none_for_a_client_that_has_left(self, connect: Connect) -> None:
+        async with connect() as pair:
+            pair.stream.abort()
+
+            with pytest.raises(ConnectionResetError):
+                pair.stream.open_direct()
+
+    async def test_there_is_none_through_tls(self, tls: Contexts, tmp_path: Path) -> None:
+        async with open_pair("tls", tmp_path, tls, LIMITS) as pair:
+            assert pair.stream.open_direct() is None
