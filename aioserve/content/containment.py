@@ -111,7 +111,7 @@ class Root:
         return self._open(segments, _TO_READ)
 
     def load_at_once(self) -> None:
-        """Loads what the two methods below need; until then, and where there is none, they always refuse.
+        """Loads what those that say "at once" need; until then, and where there is none, they always refuse.
 
         It may take some milliseconds, so it belongs into a thread.
         """
@@ -146,6 +146,20 @@ class Root:
             return os.fstat(descriptor)
         finally:
             os.close(descriptor)
+
+    def is_named_at_once(self, name: bytes) -> bool:
+        """The same as `is_named`, without waiting for a disk; where one would be needed it says no."""
+        if self._at_once is None:
+            return False
+        try:
+            descriptor = self._at_once.open_name(_AT_FDCWD, name)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return self._identity == (status.st_dev, status.st_ino)
 
     def has_folder(self, segments: Sequence[bytes]) -> bool:
         """Whether a folder has that name; what is none may also raise OSError, as `open_file` does."""
@@ -361,6 +375,8 @@ class AtOnce(NamedTuple):
     open_file: Callable[[int, bytes], int]
     open_to_cross: Callable[[int, bytes], int]
     open_to_look: Callable[[int, bytes], int]
+    open_name: Callable[[int, bytes], int]
+    """For a name that the user gave, so it may lead anywhere."""
 
 
 @functools.cache
@@ -389,6 +405,7 @@ def load_at_once(symlinks: Symlinks) -> AtOnce | None:
         make_opener(_TO_READ, resolve[symlinks]),
         make_opener(_TO_CROSS, resolve[symlinks]),
         make_opener(_TO_LOOK, beneath | _RESOLVE_NO_SYMLINKS),
+        make_opener(_TO_LOOK, 0),
     )
     try:
         os.close(at_once.open_to_look(_AT_FDCWD, b"."))

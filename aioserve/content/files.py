@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import NamedTuple
 
 from aioserve.content.cache import Cache, Kept, Version, share
@@ -128,7 +128,7 @@ class Files:
         self._disk = disk
         self._small_bytes = small_bytes
         self._clock = clock
-        self._lock = Lock()
+        self._lock = RLock()
         self._root: Root | None = None
         self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
@@ -197,27 +197,27 @@ class Files:
 
     def find_at_once(self, candidates: Sequence[Candidate]) -> Found | None:
         """The same as `find`, without waiting. Raises BlockingIOError when a thread has to look."""
-        absent = None
-        for candidate in candidates:
-            if candidate.segments == absent or not self._may_exist(candidate):
-                continue
-            kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
-            if kept is not None and self.is_current(kept):
-                return Found(candidate, share(kept.variant))
-            try:
-                # The lock holds the root, and nobody waits under it.
-                with self._lock:
+        # The lock holds the root, the same for all of them, and nobody waits under it.
+        with self._lock:
+            absent = None
+            for candidate in candidates:
+                if candidate.segments == absent or not self._may_exist(candidate):
+                    continue
+                kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
+                if kept is not None and self.is_current(kept):
+                    return Found(candidate, share(kept.variant))
+                try:
                     found = self._look_for_at_once(candidate, self._ensure_root())
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
-                    raise BlockingIOError from None
-                absent = candidate.segments if error.errno == errno.ENOENT else None
-            else:
-                if found is not None:
-                    self._keep(found)
-                    return found
+                except BlockingIOError:
+                    raise
+                except OSError as error:
+                    if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                        raise BlockingIOError from None
+                    absent = candidate.segments if error.errno == errno.ENOENT else None
+                else:
+                    if found is not None:
+                        self._keep(found)
+                        return found
         return None
 
     @property
@@ -286,10 +286,16 @@ class Files:
     # On the event loop, without waiting.
 
     def _ensure_root(self) -> Root:
-        """The root, while it needs no look at its name. Raises BlockingIOError otherwise."""
-        if self._root is None or self._clock() >= self._next_look_s:
+        """The root, if its name still leads to it. Raises BlockingIOError when a thread has to look."""
+        root = self._root
+        if root is None:
             raise BlockingIOError
-        return self._root
+        if self._clock() >= self._next_look_s:
+            # Here when the kernel can say it: all threads may be waiting for a disk.
+            if not root.is_named_at_once(self._name):
+                raise BlockingIOError
+            self._next_look_s = self._clock() + _ROOT_LOOK_S
+        return root
 
     def _look_for_at_once(self, candidate: Candidate, root: Root) -> Found | None:
         if candidate.kind is Kind.FOLDER:

@@ -735,12 +735,24 @@ class TestWithoutWaiting:
                 ask(segments)
         held.drop()
 
+    def test_it_is_named_while_its_name_leads_to_the_same_folder(self, root: Path) -> None:
+        (root.parent / "current").symlink_to("root")
+        name = os.fsencode(root.parent / "current")
+        held = self.open_root(root.parent / "current", Symlinks.NONE)
+        before = open_descriptors()
+        assert any(held.is_named_at_once(name) for _ in range(100))
+        assert not held.is_named_at_once(os.fsencode(root.parent))
+        (root.parent / "current").unlink()
+        assert not held.is_named_at_once(name)
+        assert open_descriptors() == before
+        held.drop()
+
     @pytest.mark.parametrize("way", [Way.WALK, Way.NAME])
     def test_the_other_ways_always_wait(self, root: Path, way: Way) -> None:
-        self.check_that_it_waits(self.open_root(root, Symlinks.INSIDE, way))
+        self.check_that_it_waits(self.open_root(root, Symlinks.INSIDE, way), root)
 
     def test_it_waits_until_it_is_loaded(self, root: Path) -> None:
-        self.check_that_it_waits(Root(os.fsencode(root), symlinks=Symlinks.INSIDE))
+        self.check_that_it_waits(Root(os.fsencode(root), symlinks=Symlinks.INSIDE), root)
 
     @pytest.mark.parametrize("symlinks", Symlinks)
     def test_a_kernel_that_cannot_promise_not_to_wait_is_not_asked(
@@ -749,15 +761,16 @@ class TestWithoutWaiting:
         monkeypatch.setattr(containment, "_RESOLVE_CACHED", 1 << 40)  # no kernel knows this one
         assert load_at_once.__wrapped__(symlinks) is None
         monkeypatch.setattr(containment, "load_at_once", lambda _: None)
-        self.check_that_it_waits(self.open_root(root, symlinks))
+        self.check_that_it_waits(self.open_root(root, symlinks), root)
 
-    def check_that_it_waits(self, root: Root) -> None:
-        for ask in (root.open_file_at_once, root.has_folder_at_once):
+    def check_that_it_waits(self, held: Root, path: Path) -> None:
+        for ask in (held.open_file_at_once, held.has_folder_at_once):
             with pytest.raises(BlockingIOError):
                 ask(())
         with pytest.raises(BlockingIOError):
-            root.look_at_once(b".")
-        root.drop()
+            held.look_at_once(b".")
+        assert not held.is_named_at_once(os.fsencode(path))
+        held.drop()
 
     def test_it_is_there_even_when_the_working_folder_may_not_be_entered(
         self, public_root: Path, monkeypatch: pytest.MonkeyPatch
