@@ -96,12 +96,21 @@ class OpenFile:
             return self.data[offset : offset + size_bytes]
         return await self.call(partial(self._read, offset, size_bytes))
 
+    async def read_first(self, offset: int, size_bytes: int) -> bytes:
+        """The same for an answer that has not begun: raises OSError also when no thread is free in time."""
+        if self.data is not None:
+            return self.data[offset : offset + size_bytes]
+        return await self._run(partial(self._read, offset, size_bytes), self._disk.queue_s)
+
     async def call(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, called in a thread. Raises as `read` does."""
+        return await self._run(function, None)
+
+    async def _run(self, function: Callable[[int], T], queue_s: float | None) -> T:
         try:
-            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=None)
+            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=queue_s)
         except Busy as busy:
-            raise OSError(errno.ESHUTDOWN, "The disk is closed") from busy
+            raise OSError(errno.EBUSY, "No thread is free, or the disk is closed") from busy
 
     def call_at_once(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, here and now; it must not wait for a disk."""

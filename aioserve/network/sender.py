@@ -68,11 +68,11 @@ async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice
 
 
 async def _ensure_readable(part: Slice) -> None:
-    """Waits for the first byte: as long as nothing is sent, a disk that fails is an answer of its own."""
+    """Waits for the first piece: as long as nothing is sent, a disk that fails is an answer of its own."""
     if part.handle.has_in_memory(part.start):
         return
     try:
-        first = await part.handle.read(part.start, 1)
+        first = await part.handle.read_first(part.start, min(_PIECE_BYTES, part.stop - part.start))
     except OSError as error:
         raise UnreadBody(f"errno {error.errno}") from error
     if not first:

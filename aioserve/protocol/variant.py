@@ -19,6 +19,9 @@ class Handle(Protocol):
     def read(self, offset: int, size_bytes: int) -> Awaitable[bytes]:
         """At most `size_bytes` from `offset`; fewer only where the file ends. Raises OSError."""
 
+    def read_first(self, offset: int, size_bytes: int) -> Awaitable[bytes]:
+        """The same while nothing is sent yet: it also raises OSError when it would wait in line for long."""
+
     def read_at_once(self, start: int, stop: int) -> bytes:
         """The bytes `[start, stop)`, without waiting. Raises BlockingIOError when that needs a disk."""
 

@@ -113,7 +113,7 @@ class TestClosing:
         twin = handle.share()
         handle.close()
         assert twin.data == b"content"
-        assert await twin.read(2, 3) == b"nte"
+        assert await twin.read(2, 3) == await twin.read_first(2, 3) == b"nte"
         assert twin.read_at_once(2, 5) == b"nte"
 
 
@@ -158,6 +158,25 @@ class TestReading:
         with pytest.raises(IsADirectoryError):
             await handle.read(0, 1)
         handle.close()
+
+    async def test_only_what_begins_an_answer_waits_no_longer_for_a_thread_than_it_may(
+        self, large: Path
+    ) -> None:
+        disk = Disk(threads=1, queue_s=0.01)
+        handle = OpenFile(disk, (0, 0), descriptor=os.open(large, os.O_RDONLY))
+        may_go = threading.Event()
+        holding = asyncio.create_task(handle.call(lambda _: may_go.wait()))
+        later = asyncio.create_task(handle.read(0, 3))
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="No thread"):
+            await handle.read_first(0, 3)
+        assert not later.done()
+        may_go.set()
+        await holding
+        assert await later == CONTENT[:3]
+        assert await handle.read_first(1, 3) == CONTENT[1:4]
+        handle.close()
+        disk.close()
 
     async def test_a_disk_that_is_closed_raises_oserror(self, large: Path) -> None:
         disk = Disk()

@@ -317,6 +317,9 @@ class TestFilesThatCannotBeRead:
             async def read(self, offset: int, size_bytes: int) -> bytes:
                 raise ConnectionAbortedError("Software caused connection abort")
 
+            async def read_first(self, offset: int, size_bytes: int) -> bytes:
+                raise ConnectionAbortedError("Software caused connection abort")
+
             async def call(self, function: Callable[[int], int]) -> int:
                 raise ConnectionAbortedError("Software caused connection abort")
 

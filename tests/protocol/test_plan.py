@@ -20,6 +20,7 @@ from aioserve.protocol.plan import (
     Parts,
     Plan,
     Slice,
+    find_conditions,
     plan_error,
     plan_error_page,
     plan_file,
@@ -44,6 +45,9 @@ class OpenText:
         self.data = data
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
+        return self.data[offset : offset + size_bytes]
+
+    async def read_first(self, offset: int, size_bytes: int) -> bytes:
         return self.data[offset : offset + size_bytes]
 
     def read_at_once(self, start: int, stop: int) -> bytes:
@@ -492,3 +496,76 @@ class TestAllPlans:
         elif answer.status == 206 and (content_range := find(answer, "Content-Range")) is not None:
             first, last = content_range.removeprefix("bytes ").partition("/")[0].split("-")
             assert gather(answer.body) == data[int(first) : int(last) + 1]
+
+
+class TestConditions:
+    """What an answer can be remembered by: the same text, the same answer."""
+
+    @pytest.mark.parametrize(
+        ("fields", "conditions"),
+        [
+            pytest.param({}, "", id="none"),
+            pytest.param({"accept": "text/html", "cookie": "a"}, "", id="what decides nothing"),
+            pytest.param({"if-none-match": '"a"'}, 'if-none-match: "a"\n', id="a tag"),
+            pytest.param({"if-match": "", "accept": "x"}, "if-match: \n", id="an empty one"),
+            pytest.param(
+                {"if-none-match": '"a-b"', "if-match": "*"},
+                'if-match: *\nif-none-match: "a-b"\n',
+                id="two, in one order",
+            ),
+            pytest.param(
+                {"if-modified-since": "Tue Nov 14 22:13:20 2023"},
+                "if-modified-since: Tue Nov 14 22:13:20 2023\n",
+                id="a date",
+            ),
+            pytest.param(
+                {"if-unmodified-since": "tomorrow"}, "if-unmodified-since: tomorrow\n", id="no date"
+            ),
+        ],
+    )
+    def test_they_are_the_fields_that_decide(self, fields: dict[str, str], conditions: str) -> None:
+        assert find_conditions(Fields(fields)) == conditions
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            pytest.param({"range": "bytes=0-1"}, id="a range"),
+            pytest.param({"if-range": '"a"'}, id="If-Range"),
+            pytest.param({"if-modified-since": "Tuesday, 14-Nov-23 22:13:20 GMT"}, id="a year of two digits"),
+            pytest.param({"if-unmodified-since": "Tuesday, 14-Nov-23 22:13:20 GMT"}, id="the other date"),
+        ],
+    )
+    def test_there_are_none_for_what_holds_for_a_moment(self, fields: dict[str, str]) -> None:
+        assert find_conditions(Fields(fields)) is None
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"]),
+            st.sampled_from(
+                [
+                    ETAG,
+                    f"W/{ETAG}",
+                    "*",
+                    "x",
+                    "",
+                    *map(format_http_date, (MTIME_S - 1, MTIME_S, MTIME_S + 1, NOW_S + 1)),
+                    "Tuesday, 14-Nov-23 22:13:20 GMT",
+                    "Friday, 14-Nov-73 22:13:20 GMT",
+                ]
+            ),
+        ),
+        st.dictionaries(st.sampled_from(["accept", "cookie", "te", "from"]), st.sampled_from(["", "a-b"])),
+        st.integers(0, 200 * 366 * 86_400),
+    )
+    def test_the_same_ones_get_the_same_answer_at_any_time(
+        self, fields: dict[str, str], more: dict[str, str], later_s: int
+    ) -> None:
+        request = Request("GET", b"/a.txt", (1, 1), Fields(fields))
+        conditions = find_conditions(request.fields)
+        answer = plan(request)
+        if conditions is None or answer.status not in (200, 304):
+            return
+        other = request._replace(fields=Fields({**more, **fields}))
+
+        assert find_conditions(other.fields) == conditions
+        assert plan(other, now_s=NOW_S + later_s) == answer
