@@ -2,11 +2,13 @@
 
    held-open      opening waits while the file named by DISK_SHIM_HOLD exists, 30 s at most
    held-read      reading does
+   held-from-N-   reading does from byte N, and succeeds before it
    eio-open       opening fails
    eio-read-N-    reading succeeds before byte N and fails from there
 
-   A read that may not wait (RWF_NOWAIT) of a held file gets EAGAIN, as from a disk whose pages are not in
-   memory. With DISK_SHIM_NO_OPENAT2 set there is no openat2, as on an old kernel or behind a strict filter. */
+   What is held or fails is not in memory: where nothing may wait for a disk (RESOLVE_CACHED, RWF_NOWAIT), it
+   is EAGAIN. Of a file that fails nothing is in memory. With DISK_SHIM_NO_OPENAT2 set there is no openat2, as
+   on an old kernel or behind a strict filter. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,6 +16,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,26 +32,51 @@
 #define RWF_NOWAIT 8
 #endif
 
-static void wait_while_held(void)
+#define RESOLVE_CACHED_FLAG 0x20
+
+static int is_held(void)
 {
     const char *hold = getenv("DISK_SHIM_HOLD");
+    int saved = errno;
+    int held = hold != NULL && access(hold, F_OK) == 0;
+    errno = saved;
+    return held;
+}
+
+static void wait_while_held(void)
+{
     const struct timespec pause = {0, 5000000};
-    for (int i = 0; hold != NULL && i < 6000 && access(hold, F_OK) == 0; i++)
+    int saved = errno;
+    for (int i = 0; i < 6000 && is_held(); i++)
         nanosleep(&pause, NULL);
+    errno = saved;
 }
 
 /* Whether the file may be opened now; -1 with errno when not. */
-static int check_open(const char *path)
+static int check_open(const char *path, int may_wait)
 {
-    int saved = errno;
-    if (path != NULL && strstr(path, "held-open") != NULL)
+    if (path == NULL)
+        return 0;
+    int waits = strstr(path, "held-open") != NULL;
+    int fails = strstr(path, "eio-open") != NULL;
+    if (!may_wait && (fails || (waits && is_held()))) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (waits)
         wait_while_held();
-    errno = saved;
-    if (path != NULL && strstr(path, "eio-open") != NULL) {
+    if (fails) {
         errno = EIO;
         return -1;
     }
     return 0;
+}
+
+/* The number behind mark in path; -1 when it is not there. */
+static off_t find_number(const char *path, const char *mark)
+{
+    const char *found = strstr(path, mark);
+    return found == NULL ? -1 : (off_t)atoll(found + strlen(mark));
 }
 
 /* How many of size bytes from offset may be read now; -1 with errno when none. */
@@ -62,25 +90,30 @@ static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wai
     if (length < 0)
         return (ssize_t)size;
     path[length] = 0;
-    if (strstr(path, "held-read") != NULL) {
-        if (!may_wait) {
+    off_t held = strstr(path, "held-read") != NULL ? 0 : find_number(path, "held-from-");
+    off_t failing = find_number(path, "eio-read-");
+    if (held < 0 && failing < 0)
+        return (ssize_t)size;
+    if (offset < 0)
+        offset = lseek(descriptor, 0, SEEK_CUR);
+    if (held >= 0 && is_held()) {
+        if (offset < held) {
+            if ((off_t)size > held - offset)
+                size = (size_t)(held - offset);
+        } else if (may_wait) {
+            wait_while_held();
+        } else {
             errno = EAGAIN;
             return -1;
         }
-        wait_while_held();
-        errno = saved;
     }
-    const char *mark = strstr(path, "eio-read-");
-    if (mark != NULL) {
-        off_t good = atoll(mark + strlen("eio-read-"));
-        if (offset < 0)
-            offset = lseek(descriptor, 0, SEEK_CUR);
-        if (offset >= good) {
-            errno = EIO;
+    if (failing >= 0) {
+        if (!may_wait || offset >= failing) {
+            errno = may_wait ? EIO : EAGAIN;
             return -1;
         }
-        if ((off_t)size > good - offset)
-            size = (size_t)(good - offset);
+        if ((off_t)size > failing - offset)
+            size = (size_t)(failing - offset);
     }
     return (ssize_t)size;
 }
@@ -92,7 +125,7 @@ static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wai
         va_start(more, flags);                                                                              \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;                             \
         va_end(more);                                                                                       \
-        return check_open(path) ? -1 : NEXT(name)(path, flags, mode);                                       \
+        return check_open(path, 1) ? -1 : NEXT(name)(path, flags, mode);                                       \
     }
 
 #define OPENAT(name)                                                                                        \
@@ -102,7 +135,7 @@ static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wai
         va_start(more, flags);                                                                              \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;                             \
         va_end(more);                                                                                       \
-        return check_open(path) ? -1 : NEXT(name)(folder, path, flags, mode);                               \
+        return check_open(path, 1) ? -1 : NEXT(name)(folder, path, flags, mode);                               \
     }
 
 #define PREAD(name, offset_type)                                                                            \
@@ -179,7 +212,9 @@ long syscall(long number, ...)
             errno = ENOSYS;
             return -1;
         }
-        if (check_open((const char *)a[1]))
+        /* struct open_how: flags, mode, resolve. */
+        uint64_t resolve = ((const uint64_t *)a[2])[2];
+        if (check_open((const char *)a[1], !(resolve & RESOLVE_CACHED_FLAG)))
             return -1;
     }
     return NEXT(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -45,6 +45,16 @@ def server(root: Path, tmp_path: Path, shim: DiskShim) -> Iterator[Subject]:
         shim.release()
 
 
+@pytest.fixture
+def uncached_server(root: Path, tmp_path: Path, shim: DiskShim) -> Iterator[Subject]:
+    """One that keeps no descriptor, so that each can be told to be somebody's."""
+    shim.hold()
+    options = ("--cache-size", "0")
+    with serving(root, *options, folder=tmp_path, environment=shim.environment) as subject:
+        yield subject
+        shim.release()
+
+
 def count_open(server: Subject, name: str) -> int:
     """How many descriptors the server has of files whose names begin so."""
     count = 0
@@ -65,30 +75,40 @@ async def ask_for_good_files(port: int, count: int) -> None:
 
 class TestStandingStill:
     async def test_sixty_four_downloads_of_one_slow_file_hold_nobody_else(
-        self, root: Path, server: Subject, shim: DiskShim
+        self, root: Path, uncached_server: Subject, shim: DiskShim
     ) -> None:
-        (root / "held-read.bin").write_bytes(LARGE)
+        server = uncached_server
+        (root / "held-from-500000-.bin").write_bytes(LARGE)
         async with AsyncExitStack() as stack:
             slow = [await stack.enter_async_context(RawClient(server.port, timeout_s=30)) for _ in range(64)]
             for client in slow:
-                await client.send(format_request("/held-read.bin"))
-            await wait_until(lambda: count_open(server, "held-read") == len(slow))
-            downloads = [asyncio.create_task(client.read_answer()) for client in slow]
+                await client.send(format_request("/held-from-500000-.bin"))
+            for client in slow:
+                head = await client.reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+            assert count_open(server, "held-from") == len(slow)
+            downloads = [asyncio.create_task(client.reader.readexactly(len(LARGE))) for client in slow]
 
             await ask_for_good_files(server.port, 400)
 
+            # Who has the head has a promise, however long the queue is.
             assert not any(download.done() for download in downloads)
-            assert count_open(server, "held-read") == len(slow)
             shim.release()
-            for answer in await asyncio.gather(*downloads):
-                assert (answer.status, answer.body) == (200, LARGE)
-        await wait_until(lambda: count_open(server, "held-read") == 0)
+            assert set(await asyncio.gather(*downloads)) == {LARGE}
+        await wait_until(lambda: count_open(server, "held-from") == 0)
 
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            pytest.param("held-read.txt", SMALL, id="a small file"),
+            pytest.param("held-read.bin", LARGE, id="a large file"),
+        ],
+    )
     async def test_who_finds_no_thread_for_a_slow_file_in_time_gets_503(
-        self, root: Path, server: Subject, shim: DiskShim
+        self, root: Path, server: Subject, shim: DiskShim, name: str, content: bytes
     ) -> None:
-        (root / "held-read.txt").write_bytes(SMALL)
-        slow = [asyncio.create_task(get(server.port, "/held-read.txt")) for _ in range(12)]
+        (root / name).write_bytes(content)
+        slow = [asyncio.create_task(get(server.port, f"/{name}")) for _ in range(12)]
 
         await ask_for_good_files(server.port, 100)
         await wait_until(lambda: sum(task.done() for task in slow) == len(slow) - THREADS_PER_FILE)
@@ -99,11 +119,14 @@ class TestStandingStill:
         served = [answer for answer in answers if answer.status == 200]
         assert (len(refused), len(served)) == (len(slow) - THREADS_PER_FILE, THREADS_PER_FILE)
         assert all(answer.fields["retry-after"] == "1" for answer in refused)
-        assert all(answer.body == SMALL for answer in served)
+        assert all(answer.body == content for answer in served)
 
-    async def test_with_every_thread_held_new_requests_get_503_and_later_the_file(
+    async def test_with_every_thread_held_what_is_in_memory_is_answered_and_all_else_is_503(
         self, root: Path, server: Subject, shim: DiskShim
     ) -> None:
+        cold = {"held-read-cold.txt": SMALL, "held-read-cold.bin": LARGE, "held-open-cold.txt": SMALL}
+        for name, content in cold.items():
+            (root / name).write_bytes(content)
         for number in range(THREADS):
             (root / f"held-read-{number}.bin").write_bytes(LARGE)
         slow = [
@@ -112,17 +135,22 @@ class TestStandingStill:
         await wait_until(lambda: count_open(server, "held-read") == THREADS)
 
         async with RawClient(server.port) as client:
-            for method in ("GET", "HEAD"):
-                answer = await client.ask(format_request("/good.txt", method=method), method)
-                assert answer.status == 503
+            for name in cold:
+                answer = await client.ask(format_request(f"/{name}"))
+                assert answer.status == 503, name
                 assert answer.fields["retry-after"] == "1"
                 assert "connection" not in answer.fields
-            # What needs no disk is answered.
+                # By now the name of the root was to be looked up again, which needs no thread either.
+                await ask_for_good_files(server.port, 50)
+            assert (await client.ask(format_request("/good.txt", method="HEAD"), "HEAD")).status == 200
+            last = await client.ask(format_request("/good.bin", "Range: bytes=-100"))
+            assert (last.status, last.body) == (206, LARGE[-100:])
             assert (await client.ask(format_request("*", method="OPTIONS"))).status == 204
             assert not any(task.done() for task in slow)
             shim.release()
             assert {answer.body for answer in await asyncio.gather(*slow)} == {LARGE}
-            assert (await client.ask(format_request("/good.txt"))).body == SMALL
+            for name, content in cold.items():
+                assert (await client.ask(format_request(f"/{name}"))).body == content, name
 
     async def test_a_name_that_cannot_be_opened_holds_only_those_who_want_it(
         self, root: Path, server: Subject, shim: DiskShim
@@ -137,8 +165,9 @@ class TestStandingStill:
         assert {answer.body for answer in await asyncio.gather(*slow)} == {SMALL}
 
     async def test_a_file_that_opens_after_its_client_has_left_is_closed(
-        self, root: Path, server: Subject, shim: DiskShim
+        self, root: Path, uncached_server: Subject, shim: DiskShim
     ) -> None:
+        server = uncached_server
         (root / "held-open.bin").write_bytes(LARGE)
         async with AsyncExitStack() as stack:
             for _ in range(THREADS_PER_FILE):
@@ -147,6 +176,8 @@ class TestStandingStill:
             await ask_for_good_files(server.port, 50)
         shim.release()
 
+        # All places for that file were taken: who gets one comes after somebody who has left.
+        assert (await get(server.port, "/held-open.bin")).body == LARGE
         await wait_until(server.has_let_go)
         await ask_for_good_files(server.port, 50)
 
