@@ -306,7 +306,8 @@ class TestImports:
         # Whose classes take long to make.
         assert "dataclasses" not in loaded
         assert {name for name in loaded if name.startswith("aioserve.protocol.")} == {
-            "aioserve.protocol.conditional"  # for the Date
+            "aioserve.protocol.conditional",  # for the Date
+            "aioserve.protocol.variant",  # what is kept of the site
         }
 
 
