@@ -22,11 +22,14 @@ from aioserve.protocol.http1 import (
     find_head_end,
     find_line_end,
     format_head,
+    is_plain_block,
     keeps_alive,
     parse_body_length,
     parse_chunk_size,
     parse_fields,
     parse_head,
+    parse_request_fields,
+    parse_request_line,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
 
@@ -1018,3 +1021,131 @@ def test_a_long_head_is_read_in_one_pass(data: bytes) -> None:
 def test_a_long_chunk_line_is_read_in_one_pass(line: bytes) -> None:
     with pytest.raises(BadRequest):
         parse_chunk_size(line + b"\0\r\n")
+
+
+def test_a_request_line_alone_is_read_with_its_line_end() -> None:
+    assert parse_request_line(b"GET /a?b HTTP/1.0\r\n") == ("GET", b"/a?b", (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        pytest.param(b"", 400, id="none"),
+        pytest.param(b"\r\n", 400, id="an empty one"),
+        pytest.param(b"GET / HTTP/1.1", 400, id="without its end"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="with more"),
+        pytest.param(b"\r\nGET / HTTP/1.1\r\n", 400, id="an empty one before it"),
+        pytest.param(b"GET / HTTP/1.2\r\n", 505, id="1.2"),
+    ],
+)
+def test_a_request_line_alone_is_nothing_else(line: bytes, status: int) -> None:
+    with pytest.raises(BadRequest) as raised:
+        parse_request_line(line)
+    assert raised.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("block", "version", "status"),
+    [
+        pytest.param(b"", (1, 1), 400, id="1.1 without Host"),
+        pytest.param(b"Host: a\r\nhost: a\r\n", (1, 1), 400, id="two of Host"),
+        pytest.param(b"Host: a b\r\n", (1, 0), 400, id="an invalid Host"),
+        pytest.param(b"Host: a\r\nX : y\r\n", (1, 1), 400, id="a malformed line"),
+        pytest.param(b"Host: a", (1, 1), 400, id="a line without end"),
+        pytest.param(b"Host: a\r\n\r\n", (1, 1), 400, id="an empty line"),
+        pytest.param(b"Host: a\r\n" * 11, (1, 1), 431, id="too many"),
+    ],
+)
+def test_fields_that_no_request_can_have_are_refused(
+    block: bytes, version: tuple[int, int], status: int
+) -> None:
+    with pytest.raises(BadRequest) as raised:
+        parse_request_fields(block, version, max_fields=MAX_FIELDS)
+    assert raised.value.status == status
+
+
+def test_the_fields_of_a_request_are_those_of_its_head() -> None:
+    block = b"Host: a\r\nX: y\r\nx:z\r\n"
+    fields = parse_request_fields(block, (1, 1), max_fields=MAX_FIELDS)
+
+    assert fields == parse_head(b"GET / HTTP/1.1\r\n" + block + b"\r\n", max_fields=MAX_FIELDS).fields
+    assert parse_request_fields(b"X: y\r\n", (1, 0), max_fields=MAX_FIELDS).get("x") == "y"
+
+
+LINES_OF_BLOCKS = [
+    b"Host: a\r\n",
+    b"host: www.example.org:8080\r\n",
+    b"HOST: a\r\n",
+    b"Host:a\r\n",
+    b"Host: \r\n",
+    b"Host: a b\r\n",
+    b"Host: a:99999\r\n",
+    b"Hosts: x\r\n",
+    b"User-Agent: Mozilla/5.0 (X11)\r\n",
+    b"Accept: */*\r\n",
+    b"Accept-Encoding: gzip\r\n",
+    b"Cookie: a=b; c=\xff\r\n",
+    b"Connection: keep-alive\r\n",
+    b"Connection: Keep-Alive\r\n",
+    b"Connection: close\r\n",
+    b"CONNECTION:close\r\n",
+    b"connection: keep-alive, close\r\n",
+    b"Content-Length: 5\r\n",
+    b"cONTENT-lENGTH:5\r\n",
+    b"Content-Type: text/plain\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"tRANSFER-eNCODING: chunked\r\n",
+    b"TE: trailers\r\n",
+    b"Expect: 100-continue\r\n",
+    b"eXPECT: tea\r\n",
+    b"Range: bytes=0-1\r\n",
+    b"rANGE:bytes=0-1\r\n",
+    b"Referer: http://a/\r\n",
+    b"If-Match: *\r\n",
+    b"iF-nONE-mATCH: *\r\n",
+    b"If-Range: x\r\n",
+    b"If-Modified-Since: x\r\n",
+    b"X:\r\n",
+    b"X : y\r\n",
+    b" folded\r\n",
+    b"X: \0\r\n",
+    b"X: a\n",
+    b"X",
+    b"\r\n",
+]
+
+
+class TestPlainBlocks:
+    """Field lines that need no reading: never a block that would say more than a GET."""
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            pytest.param(b"Host: a\r\n", id="Host alone"),
+            pytest.param(b"Host: www.example.org:8080\r\nAccept: */*\r\n", id="Host first"),
+            pytest.param(b"User-Agent: b\r\nhost: a-b.c_d~1\r\n", id="Host last"),
+            pytest.param(b"Host: a\r\nConnection: keep-alive\r\nCookie: \xff\r\n", id="a browser's"),
+            pytest.param(b"Host: a\r\nHosts: b\r\nContent-Type: c\r\nTE: d\r\n", id="names that are similar"),
+            pytest.param(b"Host: a\r\n" + b"X: y\r\n" * (MAX_FIELDS - 1), id="most fields"),
+        ],
+    )
+    def test_what_most_clients_send_is_plain(self, block: bytes) -> None:
+        assert is_plain_block(block, max_fields=MAX_FIELDS)
+
+    def test_too_many_fields_are_not(self) -> None:
+        assert not is_plain_block(b"Host: a\r\n" + b"X: y\r\n" * MAX_FIELDS, max_fields=MAX_FIELDS)
+
+    @settings(max_examples=1000)
+    @given(st.lists(st.sampled_from(LINES_OF_BLOCKS), max_size=MAX_FIELDS + 1), st.booleans())
+    def test_what_is_plain_asks_for_nothing_but_the_file(self, lines: list[bytes], with_host: bool) -> None:
+        block = b"".join([*lines, LINES_OF_BLOCKS[0]] if with_host else lines)
+        if not is_plain_block(block, max_fields=MAX_FIELDS):
+            return
+        fields = parse_request_fields(block, (1, 1), max_fields=MAX_FIELDS)
+        request = Request("GET", b"/", (1, 1), fields)
+
+        assert keeps_alive(request)
+        assert parse_body_length(request) == 0
+        assert not expects_continue(request)
+        assert not [name for name in fields.values if name.startswith("if-") or name == "range"]
+        assert set(fields.values) & {"content-length", "transfer-encoding", "expect"} == set()
