@@ -265,6 +265,7 @@ class TestImports:
         assert loaded.isdisjoint(
             {"email", "http", "http.client", "importlib.metadata", "tomllib", "webbrowser", "difflib"}
             | {"rich", "pydoc", "doctest", "unittest", "multiprocessing", "aioserve.network.machine"}
+            | {"encodings.idna"}
         )
 
     def test_what_only_a_request_needs_is_not_loaded_before_the_server_listens(self, root: Path) -> None:
