@@ -282,7 +282,7 @@ class TestImports:
         assert "aioserve.network.server" in loaded
         assert loaded.isdisjoint(
             {"email", "http", "http.client", "importlib.metadata", "tomllib", "webbrowser", "difflib"}
-            | {"rich", "pydoc", "doctest", "unittest", "multiprocessing"}
+            | {"rich", "pydoc", "doctest", "unittest", "multiprocessing", "encodings.idna"}
             | {"aioserve.network.machine", "aioserve.network.workers"}
         )
 

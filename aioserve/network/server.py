@@ -403,7 +403,8 @@ async def _resolve(host: str) -> list[_Address]:
     try:
         try:
             # For what is no name nobody has to be asked; and uvloop loses the zone of a link-local address.
-            found = socket.getaddrinfo(host, 0, type=kind, flags=flags | socket.AI_NUMERICHOST)
+            # As bytes, since for a text Python loads the tables of international names.
+            found = socket.getaddrinfo(host.encode(), 0, type=kind, flags=flags | socket.AI_NUMERICHOST)
         except socket.gaierror:
             found = await loop.getaddrinfo(host, 0, type=kind, flags=flags)
     except OSError as error:

@@ -217,6 +217,7 @@ class TestReading:
     async def test_the_end_of_the_client_ends_a_read(self, connect: Connect) -> None:
         async with connect() as pair:
             reading = asyncio.create_task(pair.stream.read_exactly(1))
+            await asyncio.sleep(0)
             pair.writer.close()
 
             with pytest.raises(EOFError):
@@ -231,6 +232,7 @@ class TestReading:
             assert await pair.stream.read_exactly(4) == b"last"
             with pytest.raises(EOFError):
                 await pair.stream.read_exactly(100)
+            assert pair.stream.has_ended
 
     async def test_a_reset_ends_a_read(self, connect_tcp: Connect) -> None:
         async with connect_tcp() as pair:
@@ -442,7 +444,7 @@ class TestHalfClose:
             pair.writer.write_eof()
             assert await pair.stream.read_until(find_line) == b"request\n"
             with pytest.raises(EOFError):
-                await pair.stream.wait_for_data()
+                await pair.stream.read_exactly(1)
 
             received = asyncio.create_task(pair.reader.read(-1))
             await write_pieces(pair.stream, 4)
