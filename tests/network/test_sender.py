@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
@@ -15,6 +16,8 @@ from typing import cast
 import pytest
 
 from aioserve.content.site import Site
+from aioserve.network import sender
+from aioserve.network.stream import DirectSocket
 from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
 from tests.content.conftest import is_open
@@ -341,6 +344,154 @@ class TestFilesThatCannotBeRead:
         answer_with(monkeypatch, Slice(Remote(), 0, MIB))
         async with serve() as server, RawClient(server.port) as client:
             assert (await client.ask(HELLO)).status == 503
+
+    @pytest.mark.parametrize("fields", LONG_BODIES)
+    async def test_so_it_does_where_nothing_goes_past_the_transport(
+        self, serve: Serve, huge: Path, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
+    ) -> None:
+        refuse_duplicates(monkeypatch)
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin", *fields)
+            take_away(huge)
+
+            assert len(await read_what_comes(client)) < announced
+
+
+def refuse_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no descriptor left for the way past the transport."""
+
+    def refuse(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", refuse)
+
+
+class TestThroughTheTransport:
+    """Where a file cannot go past it, the same bytes go through it."""
+
+    @pytest.fixture(autouse=True)
+    def without_duplicates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        refuse_duplicates(monkeypatch)
+
+    async def test_a_whole_file_arrives(self, serve: Serve) -> None:
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            assert (await client.ask(format_request("/large.bin"))).body == LARGE
+            assert (await client.ask(format_request("/huge.bin"))).body == bytes(64 * MIB)
+            await expect_service(client)
+
+    async def test_ranges_and_parts_arrive(self, serve: Serve) -> None:
+        spans = [(0, 300_000), (400_000, 1_000_000), (MIB - 3, MIB)]
+        field = ",".join(f"{start}-{stop - 1}" for start, stop in spans)
+        async with serve() as server, RawClient(server.port) as client:
+            part = await client.ask(format_request("/large.bin", "Range: bytes=5-900000"))
+            parts = await client.ask(format_request("/large.bin", f"Range: bytes={field}"))
+
+            assert (part.status, part.body) == (206, LARGE[5:900_001])
+            assert (parts.status, parts.body) == (206, format_parts(parts, LARGE, spans))
+            await expect_service(client)
+
+    async def test_a_file_that_shrinks_aborts_the_connection(self, serve: Serve, huge: Path) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            announced = await begin_transfer(client, "/huge.bin")
+            os.truncate(huge, MIB)
+
+            assert len(await read_what_comes(client)) < announced
+            await wait_until(lambda: not is_open(huge))
+
+    async def test_a_client_that_leaves_frees_the_descriptor(self, serve: Serve, huge: Path) -> None:
+        async with serve() as server:
+            async with RawClient(server.port) as client:
+                await begin_transfer(client, "/huge.bin")
+                assert is_open(huge)
+
+            await wait_until(lambda: not is_open(huge))
+
+
+@pytest.fixture
+def cold(site_root: Path) -> Path:
+    """A file of 16 MiB that the kernel has written to the disk and forgotten."""
+    path = site_root / "cold.bin"
+    path.write_bytes(LARGE * 16)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.preadv(descriptor, [bytearray(1)], 8 * MIB, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return path
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    pytest.skip("this file system keeps all in memory")
+
+
+class TestColdFiles:
+    """What the kernel has to fetch is waited for in a thread, and arrives as well."""
+
+    @pytest.fixture
+    def fetched(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Where the pieces began that a thread has sent."""
+        original, starts = sender._send_from_disk, list[int]()
+
+        def send(direct: DirectSocket, start: int, end: int, stop: int, descriptor: int) -> int:
+            starts.append(start)
+            return original(direct, start, end, stop, descriptor)
+
+        monkeypatch.setattr(sender, "_send_from_disk", send)
+        return starts
+
+    async def test_a_whole_file_arrives(self, serve: Serve, cold: Path, fetched: list[int]) -> None:
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            answer = await client.ask(format_request("/cold.bin"))
+
+            assert answer.body == LARGE * 16
+            assert fetched
+            await expect_service(client)
+
+    async def test_ranges_and_parts_arrive(self, serve: Serve, cold: Path) -> None:
+        content = LARGE * 16
+        spans = [(0, 10), (3_000_000, 7_000_000), (9_000_000, 16_000_000)]
+        field = ",".join(f"{start}-{stop - 1}" for start, stop in spans)
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            answer = await client.ask(format_request("/cold.bin", f"Range: bytes={field}"))
+
+            assert (answer.status, answer.body) == (206, format_parts(answer, content, spans))
+            await expect_service(client)
+
+    async def test_it_arrives_through_the_transport(
+        self, serve: Serve, cold: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse_duplicates(monkeypatch)
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            assert (await client.ask(format_request("/cold.bin"))).body == LARGE * 16
+
+    async def test_a_client_that_leaves_frees_the_descriptor(self, serve: Serve, cold: Path) -> None:
+        async with serve() as server:
+            async with RawClient(server.port) as client:
+                await begin_transfer(client, "/cold.bin")
+
+            await wait_until(lambda: not is_open(cold))
+
+
+class TestFairness:
+    async def test_each_of_several_downloads_gets_on_while_the_others_do(self, serve: Serve) -> None:
+        received = [0] * 4
+        at_first_end: list[int] = []
+
+        async def download(number: int) -> None:
+            async with RawClient(server.port) as client:
+                announced = await begin_transfer(client, "/huge.bin")
+                while received[number] < announced:
+                    received[number] += len(await client.reader.read(MIB))
+                at_first_end[:] = at_first_end or received
+
+        async with serve() as server, asyncio.TaskGroup() as group:
+            for number in range(len(received)):
+                group.create_task(download(number))
+
+        assert received == [64 * MIB] * 4
+        assert min(at_first_end) > MIB
 
 
 class TestClientsThatLeave:
