@@ -1188,3 +1188,85 @@ class TestExchanges:
             await expect_service(client)
 
         assert exchanges() == []
+
+
+class TestShortcut:
+    """What has been answered before from a kept file is answered alike, at once (test_shortcuts has the rest)."""
+
+    @pytest.fixture(autouse=True)
+    def kept_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Files that were made just now would not be kept."""
+        monkeypatch.setattr("aioserve.content.files._RACY_NS", -(10**18))
+
+    @pytest.mark.parametrize(
+        ("request_", "method", "status"),
+        [
+            pytest.param(HELLO, "GET", 200, id="a small file"),
+            pytest.param(form("HEAD /hello.txt HTTP/1.1"), "HEAD", 200, id="HEAD"),
+            pytest.param(form(GET, "If-None-Match: *"), "GET", 304, id="304"),
+            pytest.param(form(GET, "If-Match: x"), "GET", 412, id="412"),
+            pytest.param(form(GET, "Range: bytes=0-1"), "GET", 206, id="a range"),
+            pytest.param(form(GET, "Range: bytes=0-1,3-4"), "GET", 206, id="two ranges"),
+            pytest.param(form("GET /large.bin HTTP/1.1"), "GET", 200, id="a large file"),
+            pytest.param(form("HEAD /large.bin HTTP/1.1"), "HEAD", 200, id="HEAD of a large file"),
+            pytest.param(
+                form("GET /large.bin HTTP/1.1", "Range: bytes=5-9"), "GET", 206, id="a little of it"
+            ),
+            pytest.param(form("GET /large.bin HTTP/1.1", "Range: bytes=5-"), "GET", 206, id="much of it"),
+            pytest.param(form("GET /none HTTP/1.1"), "GET", 404, id="404"),
+            pytest.param(form(GET, "Content-Length: 0"), "GET", 200, id="a body"),
+            pytest.param(form("GET /hello.txt HTTP/1.0", "Connection: keep-alive"), "GET", 200, id="1.0"),
+        ],
+    )
+    async def test_the_same_request_gets_the_same_answer_again(
+        self, serve: Serve, request_: bytes, method: str, status: int
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            answers = []
+            for request in (HELLO, form("GET /large.bin HTTP/1.1"), *[request_] * 3):
+                answers.append(await client.ask(request, method if request is request_ else "GET"))
+            without_chance = [
+                (
+                    answer.status,
+                    {**answer.fields, "date": "", "content-type": ""},
+                    answer.body.count(b"--") or answer.body,
+                )
+                for answer in answers[2:]
+            ]
+
+            assert answers[2].status == status
+            assert without_chance[0] == without_chance[1] == without_chance[2]
+
+    async def test_what_is_remembered_of_requests_is_bounded(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aioserve.network.shortcuts._MAX_KNOWN_LINES", 5)
+        monkeypatch.setattr("aioserve.network.shortcuts._MAX_KNOWN_BLOCKS", 5)
+        async with serve() as server, RawClient(server.port) as client:
+            for number in range(20):
+                request = form(f"GET /hello.txt?{number} HTTP/1.1", f"X: {number}")
+                assert (await client.ask(request)).body == b"hello\n"
+            (served,) = server._streams.values()
+            assert served is not None
+
+            assert len(served._shortcuts._lines) == len(served._shortcuts._blocks) == 5
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda path: path.write_bytes(b"other\n"), id="rewritten"),
+            pytest.param(lambda path: path.replace(path.with_name("was.txt")), id="moved"),
+            pytest.param(lambda path: path.unlink(), id="deleted"),
+        ],
+    )
+    async def test_a_file_that_has_changed_is_looked_up_anew(
+        self, serve: Serve, site_root: Path, change: Callable[[Path], object]
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                await expect_service(client)
+            change(site_root / "hello.txt")
+            now = (site_root / "hello.txt").read_bytes() if (site_root / "hello.txt").exists() else None
+            answer = await client.ask(HELLO)
+
+            assert (answer.status, answer.body) == ((200, now) if now else (404, b"----Not found----"))
