@@ -32,7 +32,7 @@ from aioserve import Server
 from aioserve.content import files as files_module
 from aioserve.content.cache import Kept
 from aioserve.content.files import Files
-from aioserve.network.connection import Shortcuts
+from aioserve.network.shortcuts import Shortcuts
 from tests.content.conftest import needs_at_once, without_privileges
 from tests.failures.churn import exchange
 from tests.raw_client import Answer, RawClient

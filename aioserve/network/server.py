@@ -206,7 +206,8 @@ class Server:
         """Loads what answers requests; gives what makes a connection of a stream and a client."""
         if self._connect is None:
             from aioserve.content.site import Site
-            from aioserve.network.connection import Connection, ConnectionLimits, Shortcuts
+            from aioserve.network.connection import Connection, ConnectionLimits
+            from aioserve.network.shortcuts import Shortcuts
 
             config = self._config
             limits = ConnectionLimits(
@@ -223,7 +224,14 @@ class Server:
             self._connect = functools.partial(
                 Connection,
                 site=site,
-                shortcuts=Shortcuts(site, self._clock, limits, self._server_field),
+                shortcuts=Shortcuts(
+                    site,
+                    self._clock,
+                    self._server_field,
+                    max_line_bytes=limits.request_line_bytes,
+                    max_head_bytes=limits.head_bytes,
+                    max_fields=limits.fields,
+                ),
                 clock=self._clock,
                 limits=limits,
                 server_field=self._server_field,

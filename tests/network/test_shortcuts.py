@@ -25,9 +25,10 @@ from typing import Any, cast
 import pytest
 
 from aioserve import Server
-from aioserve.network import connection
+from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
-from aioserve.network.connection import Connection, Shortcuts
+from aioserve.network.connection import Connection
+from aioserve.network.shortcuts import Shortcuts
 from aioserve.protocol.conditional import format_etag, format_http_date
 from tests.network.conftest import LARGE, Serving
 from tests.network.waiting import wait_until
@@ -539,8 +540,8 @@ class TestMemory:
     async def test_lines_blocks_and_answers_stay_few(
         self, serve: Serving, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection, "_MAX_KNOWN_LINES", 100)
-        monkeypatch.setattr(connection, "_MAX_KNOWN_BLOCKS", 50)
+        monkeypatch.setattr(shortcuts_module, "_MAX_KNOWN_LINES", 100)
+        monkeypatch.setattr(shortcuts_module, "_MAX_KNOWN_BLOCKS", 50)
         async with serve(log_format="off") as server, RawClient(server.port) as client:
             await client.ask(HELLO)
             shortcuts = find_shortcuts(server)
