@@ -193,24 +193,23 @@ class Connection:
 
     def _answer_at_once(self, head: bytes) -> bool:
         """Answers `head` if that needs nothing but what is in memory; the coroutine is waiting for a head."""
-        at_s = time.time()
+        begun = self._loop.time()
         found = self._shortcuts.find(head)
         if found is None:
             return False
         (start, rest, body, size_bytes, status), request, asked = found
         self._stream.write_at_once((start, self._clock.date_bytes, rest, body), size_bytes)
-        now = self._loop.time()
-        self._idle_since = now
-        self._stream.deadline = now + self._keepalive_timeout_s
+        self._idle_since = begun
+        self._stream.deadline = begun + self._keepalive_timeout_s
         if self._observe is not None:
             self._observe(
                 Exchange(
                     client=self._client,
-                    at_s=at_s,
+                    at_s=time.time(),
                     request_line=_format_request_line(request),
                     status=status,
                     sent_bytes=len(body),
-                    duration_s=time.time() - at_s,
+                    duration_s=self._loop.time() - begun,
                     referer=asked.fields.get("referer"),
                     user_agent=asked.fields.get("user-agent"),
                     is_whole=True,

@@ -23,6 +23,7 @@ from aioserve.protocol.plan import Bytes, Empty, Field, Plan, Slice, find_condit
 
 # What is remembered of requests: longer heads are rare, and so are sites with more files in use.
 _MAX_KNOWN_HEAD_BYTES = 4096
+_MAX_KNOWN_LINE_BYTES = 512
 _MAX_KNOWN_LINES = 16_384
 _MAX_KNOWN_BLOCKS = 1024
 
@@ -140,7 +141,7 @@ class Shortcuts:
     def remember(self, head: bytes, request: Request) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
         end = head.find(b"\r\n")
-        if not self._files.keeps or request.version != (1, 1) or not 0 < end < self._max_head_bytes:
+        if not self._files.keeps or request.version != (1, 1) or not 0 < end <= _MAX_KNOWN_LINE_BYTES:
             return
         known = self._lines.get(head[:end])
         if known is not None and known.kept.is_held:
