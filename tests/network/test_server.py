@@ -34,9 +34,10 @@ from aioserve.network.server import (
     open_sockets,
     raise_descriptor_limit,
 )
+from aioserve.protocol.plan import Plan, plan_error
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
-from tests.network.breaking import PATIENCE_S, begin_transfer, read_what_comes
+from tests.network.breaking import PATIENCE_S, answer_by, begin_transfer, read_what_comes
 from tests.network.conftest import MIB, Serving, count_open, expect_open
 from tests.network.waiting import count_in_backlog, needs_proc_net, wait_until, wait_until_accepted
 from tests.process import make_environment
@@ -131,6 +132,14 @@ async def receive_hello(client: socket.socket) -> None:
             assert data
             received += data
 
+
+def reset(client: socket.socket) -> None:
+    """Leaves with RST instead of FIN."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+LEAVING = pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["politely", "with a reset"])
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") is not None else [])]
 
@@ -646,18 +655,16 @@ class TestLife:
 
             assert server.addresses == ()
 
-    @on_linux
-    @pytest.mark.parametrize("rude", [True, False], ids=["with a reset", "politely"])
+    @LEAVING
     async def test_who_leaves_before_anybody_looked_leaves_nothing(
-        self, rude: bool, serving: Serving
+        self, leave: Callable[[socket.socket], None], serving: Serving
     ) -> None:
         async with serving(connections=1) as server:
             await expect_service(server.port)
             before = count_open()
             for data in (b"", HELLO):
                 with connected(server.port, data) as client:
-                    if rude:
-                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    leave(client)
                 await expect_service(server.port)
 
             await expect_open(before)
@@ -695,11 +702,15 @@ class TestObservers:
         assert [(one.client, one.status) for one in exchanges] == [("127.0.0.1", 200)]
         assert caplog.records == []
 
-    async def test_every_second_is_told(self, site_root: Path) -> None:
+    async def test_every_second_is_told_until_the_server_stops(self, site_root: Path) -> None:
         ticks: list[None] = []
         server = Server.from_config(site_root, Config(port=0), on_tick=lambda: ticks.append(None))
         async with server:
             await wait_until(lambda: len(ticks) > 2)
+        count = len(ticks)
+        await asyncio.sleep(1.1)
+
+        assert len(ticks) == count
 
 
 class TestDividedProcess:
@@ -817,7 +828,9 @@ class TestServe:
     @pytest.mark.parametrize("loop", LOOPS)
     def test_it_is_a_whole_program_until_it_is_interrupted(self, loop: str, site_root: Path) -> None:
         port = find_free_port()
-        program = f"import {loop}, aioserve; {loop}.run(aioserve.serve('.', {port}))"
+        # Where the tests run in the background, the shell has told everybody to ignore Ctrl-C.
+        listens_to_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        program = f"{listens_to_ctrl_c}; import {loop}, aioserve; {loop}.run(aioserve.serve('.', {port}))"
         with subprocess.Popen(
             [sys.executable, "-W", "error", "-c", program],
             cwd=site_root,
@@ -932,6 +945,41 @@ class TestStop:
 
                 assert len(await read_what_comes(client)) < 64 * MIB
 
+    async def test_who_waits_for_the_place_of_another_gets_nothing_after_it(self, serving: Serving) -> None:
+        async with nothing_left():
+            server = serving(connections=1)
+            await server.start()
+            with contextlib.ExitStack() as stack:
+                first = stack.enter_context(connected(server.port, format_request("/huge.bin")))
+                others = [stack.enter_context(connected(server.port, HELLO)) for _ in range(3)]
+                assert await asyncio.get_running_loop().sock_recv(first, 1) == b"H"
+                await server.stop(0)
+
+                for other in others:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert await receive(other) == b""
+
+    async def test_an_answer_for_which_its_disk_does_not_come_back_is_left(
+        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = asyncio.Event()
+
+        async def respond(*_: object) -> AsyncIterator[Plan]:
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+            yield plan_error(None, 503)
+
+        answer_by(monkeypatch, respond)
+        async with nothing_left():
+            server = serving()
+            await server.start()
+            async with RawClient(server.port) as client:
+                await client.send(HELLO)
+                await asked.wait()
+                await server.stop(0)
+
+                assert await read_what_comes(client) == b""
+
     async def test_the_grace_period_is_an_option(self, serving: Serving) -> None:
         server = serving(grace_s=0.1)
         await server.start()
@@ -1038,14 +1086,20 @@ class TestConnections:
 
         assert [answer.body for answer in answers] == 30 * [b"hello\n"]
 
-    async def test_who_gives_up_waiting_does_not_take_anybodys_place(self, serving: Serving) -> None:
+    @LEAVING
+    async def test_who_gives_up_waiting_does_not_take_anybodys_place(
+        self, leave: Callable[[socket.socket], None], serving: Serving
+    ) -> None:
         async with serving(connections=1) as server:
             before = count_open()
             with contextlib.ExitStack() as stack:
-                first, *others, last = (stack.enter_context(connected(server.port, HELLO)) for _ in range(6))
+                first, *others, last = (
+                    stack.enter_context(connected(server.port, data))
+                    for data in (HELLO, b"", HELLO, b"", HELLO, HELLO)
+                )
                 await receive_hello(first)
                 for other in others:
-                    other.close()
+                    leave(other)
                 await expect_nobody_answers(last)
                 first.close()
                 await receive_hello(last)
