@@ -16,6 +16,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,8 @@ def _make_turn(kind: str, arguments: list[str]) -> Callable[[int], None]:
             def turn(number: int) -> None:
                 os.symlink(targets[number % len(targets)], f"{link}.new")
                 os.rename(f"{link}.new", link)
+                # Who looks twice, on the event loop and then in a thread, mostly sees the same.
+                time.sleep(0.01)
 
         case _:
             raise SystemExit(__doc__)

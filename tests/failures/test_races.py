@@ -223,12 +223,13 @@ class TestDeploy:
             serving(current, folder=tmp_path) as server,
             churning("switch", current, *(release.name for release in releases)) as churn,
         ):
-            for _ in range(60):
+            # The name of the root is looked at once a second, and then leads to either.
+            for _ in range(300):
                 await ask_often(server.port, ["/x", "/y", "/none"], 300, judge)
                 if len(seen) >= 3:
                     break
 
-        assert churn.turns > 1000
+        assert churn.turns > 50
         assert len(seen) >= 2
 
     async def test_a_switch_is_seen_by_clients_that_stay_connected(self, tmp_path: Path) -> None:
