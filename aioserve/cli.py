@@ -164,7 +164,7 @@ def _run(root: str, settings: Settings) -> int:
     make_loop = _find_loop(settings.console.loop)
     _set_up_logging(verbose=settings.console.verbose, quiet=settings.console.quiet)
 
-    from aioserve.network.server import raise_descriptor_limit
+    from aioserve.network.descriptors import raise_descriptor_limit
 
     raise_descriptor_limit()
     _log_set_up(settings, make_loop.__module__)
@@ -207,7 +207,7 @@ async def _listen(settings: Settings) -> list[socket.socket]:
 
     Raises: OSError when it cannot listen.
     """
-    from aioserve.network.server import open_sockets
+    from aioserve.network.sockets import open_sockets
 
     config = settings.config
     port = config.port
@@ -368,7 +368,7 @@ def _say_stopping(settings: Settings) -> None:
 def _list_urls(sockets: list[socket.socket]) -> list[str]:
     """The URLs that lead to these sockets; for "all addresses" those of the machine's interfaces."""
     from aioserve.network.listener import find_address
-    from aioserve.network.server import format_url
+    from aioserve.network.sockets import format_url
 
     urls = []
     for host, port in map(find_address, sockets):

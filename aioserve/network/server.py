@@ -1,17 +1,14 @@
-"""A site on its sockets: `Server` and `serve()`. Binds, accepts within limits, drains, stops."""
+"""A site on its sockets: `Server` and `serve()`. Listens, accepts within limits, drains, stops."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
-import math
 import os
 import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
@@ -20,7 +17,9 @@ from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
 from aioserve.network.clock import Clock
+from aioserve.network.descriptors import find_connection_limit, find_descriptor_limit
 from aioserve.network.listener import Listener
+from aioserve.network.sockets import format_url, open_sockets
 from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
@@ -28,14 +27,7 @@ if TYPE_CHECKING:
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
 
-if sys.platform != "win32":
-    import resource
-
 _logger = logging.getLogger("aioserve")
-
-# Descriptors that are not for connections: the loop, the root, the log, what the program itself holds.
-_RESERVED_DESCRIPTORS = 64
-_MAX_AUTOMATIC_CONNECTIONS = 10_000
 
 # Descriptors that are left when accepting pauses. Their numbers are given out lowest first, so the number of
 # a new connection tells how many are in use, whoever in the process uses them.
@@ -43,12 +35,6 @@ _SPARE_DESCRIPTORS = 16
 
 # Above this share of the connections allowed, idle ones have to go sooner.
 _BUSY_SHARE = 0.8
-
-# What the system says of an address, or of a family of addresses, that the machine does not have.
-_LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-# How many free ports are tried when several addresses have to share one.
-_FREE_PORTS_TRIED = 10
 
 # Connections up to which one turn of the loop is one question to the kernel: libuv asks for 1,024 events, and
 # again when it got as many.
@@ -379,131 +365,3 @@ def load() -> None:
 
     for name in ("ctypes", "aiofiles.os", "aioserve.content.site", "aioserve.network.connection"):
         importlib.import_module(name)
-
-
-# An address of the machine: family, host, and what an IPv6 address has besides.
-_Address = tuple[int, str, tuple[int, ...]]
-
-# All addresses of a family.
-_EVERYTHING = ("0.0.0.0", "::")
-
-
-async def open_sockets(hosts: Sequence[str], port: int, backlog: int) -> list[socket.socket]:
-    """A listening socket for each address of `hosts`, all on one port; for 0 on one that is free.
-
-    Where a name has several addresses, those that the machine lacks are left out (::1 of localhost, without
-    IPv6). Raises OSError that names the host.
-    """
-    addresses = _leave_out_covered({host: await _resolve(host) for host in hosts})
-    for _ in range(0 if port else _FREE_PORTS_TRIED):
-        # A port that is free at one address may be in use at another.
-        try:
-            return _open_sockets(addresses, port, backlog)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    return _open_sockets(addresses, port, backlog)
-
-
-async def _resolve(host: str) -> list[_Address]:
-    loop = asyncio.get_running_loop()
-    kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
-    try:
-        try:
-            # For what is no name nobody has to be asked; and uvloop loses the zone of a link-local address.
-            # As bytes, since for a text Python loads the tables of international names.
-            found = socket.getaddrinfo(host.encode(), 0, type=kind, flags=flags | socket.AI_NUMERICHOST)
-        except socket.gaierror:
-            found = await loop.getaddrinfo(host, 0, type=kind, flags=flags)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise type(error)(error.errno, f"cannot listen on {host}: {reason}") from None
-    except UnicodeError:  # no query can hold it
-        raise socket.gaierror(socket.EAI_NONAME, f"cannot listen on {host}: not a name of a host") from None
-    return [(family, str(address[0]), tuple(address[2:])) for family, _, _, _, address in found]
-
-
-def _leave_out_covered(addresses: Mapping[str, list[_Address]]) -> dict[str, list[_Address]]:
-    """Without single addresses of a family all of whose addresses are listened on: they are among these."""
-    everything = {address for found in addresses.values() for address in found if address[1] in _EVERYTHING}
-    families = {family for family, *_ in everything}
-    kept = {
-        host: [address for address in found if address[0] not in families or address in everything]
-        for host, found in addresses.items()
-    }
-    return {host: found for host, found in kept.items() if found}
-
-
-def _open_sockets(addresses: Mapping[str, list[_Address]], port: int, backlog: int) -> list[socket.socket]:
-    opened: dict[_Address, socket.socket] = {}
-    with contextlib.ExitStack() as stack:
-        for host, its_addresses in addresses.items():
-            lacking: list[OSError] = []
-            for address in its_addresses:
-                if address in opened:
-                    continue
-                try:
-                    opened[address] = stack.enter_context(_open_socket(host, address, port, backlog))
-                except OSError as error:
-                    if error.errno not in _LACKING:
-                        raise
-                    lacking.append(error)
-                else:
-                    port = port or opened[address].getsockname()[1]
-            if opened.keys().isdisjoint(its_addresses):
-                raise lacking[0]
-        stack.pop_all()
-    return list(opened.values())
-
-
-def _open_socket(host: str, address: _Address, port: int, backlog: int) -> socket.socket:
-    family, its_host, more = address
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            if os.name == "posix":
-                # Not the Windows meaning, where it would share the port. SO_REUSEPORT is never set: a second
-                # server on a port in use has to fail.
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            opened.setblocking(False)
-            opened.bind((its_host, port, *more))
-            # Here, not later: with SO_REUSEADDR two may bind the port, and the one who listens has it.
-            opened.listen(backlog)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OSError(error.errno, f"cannot listen on {format_url(host, port)}: {reason}") from None
-        stack.pop_all()
-    return opened
-
-
-def format_url(host: str, port: int) -> str:
-    """The URL at which a client on this machine reaches a server that is bound to `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    # RFC 6874: the zone of a link-local address begins with an encoded percent sign.
-    host = host.replace("%", "%25")
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def find_descriptor_limit() -> float:
-    """How many descriptors the process may have: the soft limit, inf for none."""
-    if sys.platform == "win32":
-        return math.inf
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return math.inf if soft == resource.RLIM_INFINITY else soft
-
-
-def find_connection_limit() -> int:
-    """How many connections the process has descriptors for: each may need one more for its file."""
-    available = min(find_descriptor_limit() - _RESERVED_DESCRIPTORS, 2 * _MAX_AUTOMATIC_CONNECTIONS)
-    return max(1, int(available // 2))
-
-
-def raise_descriptor_limit() -> None:
-    """Raises the soft limit of open descriptors to the hard one, for the whole process; keeps it where the
-    system says no."""
-    if sys.platform != "win32":
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -93,3 +94,14 @@ async def expect_open(descriptors: Counter[str]) -> None:
     with contextlib.suppress(TimeoutError):
         await wait_until(lambda: count_open() == descriptors)
     assert count_open() == descriptors
+
+
+@contextlib.contextmanager
+def descriptor_limit(soft: int) -> Iterator[None]:
+    """Within the block, the process may have so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

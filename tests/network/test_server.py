@@ -9,8 +9,6 @@ import importlib
 import importlib.util
 import logging
 import os
-import re
-import resource
 import signal
 import socket
 import struct
@@ -27,18 +25,19 @@ import pytest
 
 from aioserve import Config, ConfigError, Server, serve
 from aioserve.network.access_log import Exchange
-from aioserve.network.server import (
-    find_connection_limit,
-    find_descriptor_limit,
-    format_url,
-    open_sockets,
-    raise_descriptor_limit,
-)
+from aioserve.network.sockets import open_sockets
 from aioserve.protocol.plan import Plan, plan_error
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
+from tests.network.addresses import (
+    find_free_port,
+    find_link_local_address,
+    is_listening,
+    needs_ipv6,
+    on_linux,
+)
 from tests.network.breaking import PATIENCE_S, answer_by, begin_transfer, read_what_comes
-from tests.network.conftest import MIB, Serving, count_open, expect_open
+from tests.network.conftest import MIB, Serving, count_open, descriptor_limit, expect_open
 from tests.network.waiting import count_in_backlog, needs_proc_net, wait_until, wait_until_accepted
 from tests.process import make_environment
 from tests.raw_client import RawClient, get
@@ -59,31 +58,6 @@ def no_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 # ---- what the tests share --------------------------------------------------------------------------------
-
-
-def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
-def has_address(host: str) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as one:
-            one.bind((host, 0))
-    except OSError:
-        return False
-    return True
-
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the loopback has other rules elsewhere")
-needs_ipv6 = pytest.mark.skipif(not has_address("::1"), reason="this machine has no IPv6")
-
-
-def is_listening(port: int, host: str = "127.0.0.1") -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
-        return client.connect_ex((host, port)) == 0
 
 
 def find_disk_threads() -> list[str]:
@@ -174,13 +148,6 @@ class TestAddress:
             assert server.url == f"http://[::1]:{server.port}/"
             await expect_service(server.port, "::1")
 
-    async def test_a_name_is_served_at_each_of_its_addresses(self, serving: Serving) -> None:
-        async with serving(host="localhost") as server:
-            assert {host for host, _ in server.addresses} <= {"127.0.0.1", "::1"}
-            for host, port in server.addresses:
-                assert port == server.port
-                await expect_service(port, host)
-
     @needs_ipv6
     async def test_several_hosts_share_one_free_port(self, serving: Serving) -> None:
         async with serving(host=["::1", "127.0.0.1"]) as server:
@@ -198,23 +165,6 @@ class TestAddress:
             await expect_service(server.port, "127.0.0.1")
             await expect_service(server.port, "::1")
 
-    @pytest.mark.parametrize("hosts", [["0.0.0.0", "127.0.0.1"], ["127.0.0.1", "localhost", "0.0.0.0"]])
-    async def test_an_address_beside_all_of_its_family_is_one_of_them(
-        self, hosts: list[str], serving: Serving, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        resolve_as(monkeypatch, ["127.0.0.1"])
-        async with serving(host=hosts) as server:
-            assert server.addresses == (("0.0.0.0", server.port),)
-            await expect_service(server.port)
-
-    async def test_two_hosts_with_one_address_are_one(
-        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        resolve_as(monkeypatch, ["127.0.0.1"])
-        async with serving(host=["127.0.0.1", "localhost"]) as server:
-            assert server.addresses == (("127.0.0.1", server.port),)
-            await expect_service(server.port)
-
     async def test_a_link_local_address_is_served_in_its_zone(self, serving: Serving) -> None:
         host = find_link_local_address()
         if host is None:
@@ -223,55 +173,6 @@ class TestAddress:
             assert server.addresses == ((host, server.port),)
             assert server.url == f"http://[{host.replace('%', '%25')}]:{server.port}/"
             await expect_service(server.port, host)
-
-    async def test_a_name_that_leads_to_one_address_in_two_ways_is_served(
-        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        resolve_as(monkeypatch, ["127.0.0.1", "127.0.0.1"])
-        async with serving(host="twice.test") as server:
-            assert server.addresses == (("127.0.0.1", server.port),)
-            await expect_service(server.port)
-
-    async def test_an_address_of_a_name_that_this_machine_lacks_is_left_out(
-        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # As localhost where IPv6 is switched off: it still leads to ::1.
-        resolve_as(monkeypatch, ["203.0.113.1", "127.0.0.1"])
-        async with serving(host="localhost") as server:
-            assert server.addresses == (("127.0.0.1", server.port),)
-            await expect_service(server.port)
-
-    @pytest.mark.parametrize(
-        ("host", "url"),
-        [
-            ("192.0.2.1", "http://192.0.2.1:80/"),
-            ("0.0.0.0", "http://127.0.0.1:80/"),
-            ("::", "http://[::1]:80/"),
-            ("2001:db8::1", "http://[2001:db8::1]:80/"),
-            ("example.org", "http://example.org:80/"),
-        ],
-    )
-    def test_a_url_is_one_that_a_client_on_this_machine_can_use(self, host: str, url: str) -> None:
-        assert format_url(host, 80) == url
-
-
-def find_link_local_address() -> str | None:
-    """One with its zone, as in fe80::1%eth0; None where the machine has or tells none."""
-    with contextlib.suppress(OSError):
-        for row in Path("/proc/net/if_inet6").read_text().splitlines():
-            address, *_, interface = row.split()
-            if address.startswith("fe80"):
-                return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))}%{interface}"
-    return None
-
-
-def resolve_as(monkeypatch: pytest.MonkeyPatch, hosts: list[str]) -> None:
-    """Every name leads to these IPv4 addresses."""
-
-    async def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)) for host in hosts]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
 
 
 class TestRefusedAddresses:
@@ -282,7 +183,9 @@ class TestRefusedAddresses:
             port = busy.getsockname()[1]
             async with nothing_left():
                 server = Server(site_root, port)
-                with pytest.raises(OSError, match=in_use("127.0.0.1", port)) as caught:
+                with pytest.raises(
+                    OSError, match=f"http://127.0.0.1:{port}/: address already in use"
+                ) as caught:
                     await server.start()
 
                 assert caught.value.errno == errno.EADDRINUSE
@@ -290,7 +193,7 @@ class TestRefusedAddresses:
 
     async def test_a_port_of_another_server_which_goes_on(self, serving: Serving, site_root: Path) -> None:
         async with serving() as first:
-            with pytest.raises(OSError, match=in_use("127.0.0.1", first.port)):
+            with pytest.raises(OSError, match=f"http://127.0.0.1:{first.port}/: address already in use"):
                 await Server(site_root, first.port).start()
 
             await expect_service(first.port)
@@ -302,50 +205,6 @@ class TestRefusedAddresses:
                 await server.start()
         async with server:
             await expect_service(server.port)
-
-    @needs_ipv6
-    async def test_a_port_that_is_busy_at_the_second_host_frees_the_first(self, site_root: Path) -> None:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as busy:
-            port = busy.getsockname()[1]
-            async with nothing_left():
-                with pytest.raises(OSError, match=in_use("[::1]", port)):
-                    await Server(site_root, port, host=["127.0.0.1", "::1"]).start()
-            assert not is_listening(port)
-
-    @on_linux
-    async def test_a_port_on_which_somebody_else_was_quicker_to_listen(self, site_root: Path) -> None:
-        with Rivals() as rivals:
-            port = find_free_port()
-            async with nothing_left():
-                with (
-                    before_listening(rivals.listen_on),
-                    pytest.raises(OSError, match=in_use("127.0.0.1", port)),
-                ):
-                    await Server(site_root, port).start()
-                rivals.close()
-
-    @on_linux
-    async def test_a_free_port_that_is_not_free_at_every_host_is_not_taken(self, site_root: Path) -> None:
-        with Rivals() as rivals:
-
-            def occupy_the_first_choice(one: socket.socket) -> None:
-                if one.getsockname()[0] == "127.0.0.2" and not rivals.ports:
-                    rivals.listen_on(one)
-
-            with before_listening(occupy_the_first_choice):
-                server = Server(site_root, host=["127.0.0.1", "127.0.0.2"])
-                async with server:
-                    assert [server.port] != rivals.ports
-                    assert server.addresses == (("127.0.0.1", server.port), ("127.0.0.2", server.port))
-                    await expect_service(server.port, "127.0.0.2")
-
-    @on_linux
-    async def test_when_no_port_is_free_at_every_host_it_gives_up(self, serving: Serving) -> None:
-        with Rivals() as rivals:
-            async with nothing_left():
-                with before_listening(rivals.listen_on), pytest.raises(OSError, match="in use"):
-                    await serving().start()
-                rivals.close()
 
     @on_linux
     async def test_a_start_that_fails_half_way_lets_go_who_has_come_already(
@@ -375,54 +234,6 @@ class TestRefusedAddresses:
             connections[0].close()
             await expect_open(before)
             await wait_until(lambda: not find_disk_threads())
-
-    async def test_an_address_of_another_machine(self, serving: Serving) -> None:
-        async with nothing_left():
-            with pytest.raises(OSError, match=r"http://203\.0\.113\.1:0/: cannot assign requested address"):
-                await serving(host="203.0.113.1").start()
-
-    @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "a" * 64 + ".invalid"])
-    async def test_a_name_of_nobody(self, host: str, serving: Serving) -> None:
-        async with nothing_left():
-            with pytest.raises(socket.gaierror, match=f"cannot listen on {host}: "):
-                await serving(host=host).start()
-
-
-def in_use(host: str, port: int) -> str:
-    """A pattern for what the error says."""
-    return re.escape(f"cannot listen on http://{host}:{port}/: address already in use") + "$"
-
-
-class Rivals(contextlib.ExitStack):
-    """Others who want a port that a server has bound already: with SO_REUSEADDR, Linux lets them bind it as
-    well, and who listens first has it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ports: list[int] = []
-
-    def listen_on(self, bound: socket.socket) -> None:
-        rival = self.enter_context(socket.socket())
-        rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        rival.bind(bound.getsockname())
-        _listen(rival, 1)
-        self.ports.append(rival.getsockname()[1])
-
-
-_listen = socket.socket.listen
-
-
-@contextmanager
-def before_listening(act: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Calls `act` with each socket that has been bound and is about to listen."""
-
-    def act_and_listen(self: socket.socket, backlog: int) -> None:
-        act(self)
-        _listen(self, backlog)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "listen", act_and_listen, raising=False)
-        yield
 
 
 class TestRoot:
@@ -1152,56 +963,7 @@ async def expect_nobody_answers(client: socket.socket) -> None:
         client.recv(1, socket.MSG_PEEK)
 
 
-@contextmanager
-def descriptor_limit(soft: int) -> Iterator[None]:
-    """Within the block, the process may have so many."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 class TestDescriptors:
-    @pytest.mark.parametrize(
-        ("limit", "connections"),
-        [
-            pytest.param(10, 1, id="there is always one"),
-            pytest.param(66, 1, id="one for its socket and one for its file"),
-            pytest.param(1064, 500, id="half of those that are left"),
-        ],
-    )
-    def test_connections_get_half_of_them(self, limit: int, connections: int) -> None:
-        with descriptor_limit(limit):
-            assert find_descriptor_limit() == limit
-            assert find_connection_limit() == connections
-
-    @pytest.mark.parametrize("limit", [20_064, 1 << 20, resource.RLIM_INFINITY])
-    def test_there_are_never_more_than_ten_thousand_connections(
-        self, limit: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # The machine may not allow so many.
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-
-        assert find_connection_limit() == 10_000
-
-    def test_the_limit_is_raised_as_far_as_it_may_be(self) -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with descriptor_limit(100):
-            raise_descriptor_limit()
-
-            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-
-    def test_the_limit_stays_where_the_system_says_no(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with monkeypatch.context() as patch:
-            # More than any system has.
-            patch.setattr(resource, "getrlimit", lambda _: (100, 1 << 60))
-            raise_descriptor_limit()
-
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
-
     @on_linux
     async def test_when_few_are_left_clients_wait_a_moment_and_one_line_says_so(
         self, serving: Serving, caplog: pytest.LogCaptureFixture

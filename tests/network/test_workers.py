@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from aioserve.network import workers
-from aioserve.network.server import open_sockets
+from aioserve.network.sockets import open_sockets
 from tests.process import PATIENCE_S, RunningServer, make_command, make_environment, running_server
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
