@@ -2,7 +2,7 @@
 
 Every path of a site is opened here, in the best way that the system has: the kernel keeps it below the root
 (openat2), or each segment is opened by itself, or the path is checked first. Which names are looked for, and
-what was found there, is for `files`.
+what was found there, is for `files`; how the kernel is asked, for `openat2`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ import operator
 import os
 import re
 import stat
-import struct
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import ctypes
+from aioserve.content.openat2 import (
+    AT_FDCWD,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    OpenAt2,
+    Opener,
+    load_at_once,
+    load_openat2,
+)
 
 
 class Symlinks(StrEnum):
@@ -55,11 +61,30 @@ _AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
 _DIRECTORY = _flags("O_DIRECTORY")
 _NOFOLLOW = _flags("O_NOFOLLOW")
 
+# What openat2 is told for each policy.
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+_RESOLVE = {Symlinks.NONE: _BENEATH | RESOLVE_NO_SYMLINKS, Symlinks.INSIDE: _BENEATH, Symlinks.ALL: 0}
+
+# When openat2 leaves it undecided. EXDEV: the path left the root on its way, as every absolute link does.
+# EAGAIN: names changed meanwhile, and the kernel could not promise anything. EACCES, EPERM: is it a file at
+# all that was refused? EINTR: a signal.
+_ASK_THE_WALK = {errno.EXDEV, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINTR}
+
 # Linux follows 40 links as well.
 _MAX_LINKS = 40
 # Against somebody who keeps changing what is being looked at. Past these, the caller has a way out.
 _MAX_LOOKS = 20
 _MAX_BENEATH = 4
+
+
+class _AtOnce(NamedTuple):
+    """The ways to open what has a name in a folder without waiting for a disk."""
+
+    to_read: Opener
+    to_cross: Opener
+    to_look: Opener
+    to_look_anywhere: Opener
+    """For a name that the user gave."""
 
 
 class Root:
@@ -75,7 +100,7 @@ class Root:
     def __init__(self, name: bytes, *, symlinks: Symlinks, way: Way = Way.BENEATH) -> None:
         self._symlinks = symlinks
         self._way = way if os.open in os.supports_dir_fd else Way.NAME
-        self._at_once: AtOnce | None = None
+        self._at_once: _AtOnce | None = None
         # First the real path, then the folder at that path, so that the two belong together. If a deploy
         # comes between stat and open, the next look at the name finds another identity and opens it again.
         self._path = os.path.realpath(name)
@@ -115,8 +140,13 @@ class Root:
 
         It may take some milliseconds, so it belongs into a thread.
         """
-        if self._way is Way.BENEATH and load_openat2() is not None:
-            self._at_once = load_at_once(self._symlinks)
+        if self._way is Way.BENEATH and (make_opener := load_at_once()):
+            self._at_once = _AtOnce(
+                to_read=make_opener(_TO_READ, _RESOLVE[self._symlinks]),
+                to_cross=make_opener(_TO_CROSS, _RESOLVE[self._symlinks]),
+                to_look=make_opener(_TO_LOOK, _RESOLVE[Symlinks.NONE]),
+                to_look_anywhere=make_opener(_TO_LOOK, 0),
+            )
 
     def open_file_at_once(self, segments: Sequence[bytes]) -> int:
         """The same as `open_file`, without waiting for a disk.
@@ -126,7 +156,7 @@ class Root:
         if self._at_once is None:
             raise BlockingIOError
         try:
-            return self._at_once.open_file(self._descriptor, join_segments(segments))
+            return self._at_once.to_read(self._descriptor, join_segments(segments))
         except OSError as error:
             if error.errno in _ASK_THE_WALK:
                 raise BlockingIOError from None
@@ -141,7 +171,7 @@ class Root:
         """
         if self._at_once is None:
             raise BlockingIOError
-        descriptor = self._at_once.open_to_look(self._descriptor, path)
+        descriptor = self._at_once.to_look(self._descriptor, path)
         try:
             return os.fstat(descriptor)
         finally:
@@ -152,7 +182,7 @@ class Root:
         if self._at_once is None:
             return False
         try:
-            descriptor = self._at_once.open_name(_AT_FDCWD, name)
+            descriptor = self._at_once.to_look_anywhere(AT_FDCWD, name)
         except OSError:
             return False
         try:
@@ -173,7 +203,7 @@ class Root:
         if self._at_once is None:
             raise BlockingIOError
         try:
-            os.close(self._at_once.open_to_cross(self._descriptor, join_segments(segments)))
+            os.close(self._at_once.to_cross(self._descriptor, join_segments(segments)))
         except OSError as error:
             if error.errno in _ASK_THE_WALK:
                 raise BlockingIOError from None
@@ -197,9 +227,7 @@ class Root:
         return self._open_by_walk(segments, flags)
 
     def _open_beneath(self, openat2: OpenAt2, path: bytes, flags: int) -> int:
-        resolve = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-        if self._symlinks is Symlinks.NONE:
-            resolve |= _RESOLVE_NO_SYMLINKS
+        resolve = _RESOLVE[self._symlinks]
         for _ in range(_MAX_BENEATH):
             try:
                 return openat2(self._descriptor, path, flags, resolve)
@@ -321,108 +349,6 @@ def join_segments(segments: Sequence[bytes]) -> bytes:
         if segment in (b"", b".", b"..") or b"/" in segment or b"\0" in segment:
             raise _absent(segment)
     return b"/".join(segments) or b"."
-
-
-# --- openat2 (Linux 5.6 and later) ---
-
-OpenAt2 = Callable[[int, bytes, int, int], int]
-
-_OPENAT2 = 437
-# struct open_how: flags, mode, resolve.
-_OPEN_HOW = "=QQQ"
-_AT_FDCWD = -100
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_BENEATH = 0x08
-_RESOLVE_CACHED = 0x20  # Linux 5.12: EAGAIN instead of waiting for a disk
-
-# Where it is missing, or forbidden by a seccomp filter that does not know it.
-_NO_OPENAT2 = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG}
-# EXDEV: the path left the root on its way, as every absolute link does. EAGAIN: names changed meanwhile, and
-# the kernel could not promise anything. EACCES, EPERM: is it a file at all that was refused? EINTR: a signal.
-_ASK_THE_WALK = {errno.EXDEV, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINTR}
-
-
-@functools.cache
-def load_openat2(number: int = _OPENAT2) -> OpenAt2 | None:
-    """The system call as a function of folder, path, flags and resolve flags; None where there is none."""
-    if sys.platform != "linux":
-        return None
-    # Not at the top: it costs the start some milliseconds, and is needed by the first request only.
-    import ctypes
-
-    syscall = _declare_syscall(ctypes.CDLL(None, use_errno=True))  # lets the other threads run meanwhile
-
-    def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
-        how = struct.pack(_OPEN_HOW, flags, 0, resolve)
-        descriptor = syscall(number, folder, path, how, len(how))
-        if descriptor < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), path)
-        return descriptor
-
-    try:
-        os.close(openat2(_AT_FDCWD, b".", _TO_CROSS, _RESOLVE_BENEATH))
-    except OSError as error:
-        if error.errno in _NO_OPENAT2:
-            return None
-    return openat2
-
-
-class AtOnce(NamedTuple):
-    """What openat2 does when it may not wait: each takes a folder and a path, and raises OSError."""
-
-    open_file: Callable[[int, bytes], int]
-    open_to_cross: Callable[[int, bytes], int]
-    open_to_look: Callable[[int, bytes], int]
-    open_name: Callable[[int, bytes], int]
-    """For a name that the user gave, so it may lead anywhere."""
-
-
-@functools.cache
-def load_at_once(symlinks: Symlinks) -> AtOnce | None:
-    """None where the kernel cannot promise not to wait (before Linux 5.12)."""
-    import ctypes
-
-    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more.
-    syscall = _declare_syscall(ctypes.PyDLL(None, use_errno=True))
-
-    def make_opener(flags: int, resolve: int) -> Callable[[int, bytes], int]:
-        how = struct.pack(_OPEN_HOW, flags, 0, resolve | _RESOLVE_CACHED)
-
-        def open_at_once(folder: int, path: bytes) -> int:
-            descriptor = syscall(_OPENAT2, folder, path, how, len(how))
-            if descriptor < 0:
-                error = ctypes.get_errno()
-                raise OSError(error, os.strerror(error))
-            return descriptor
-
-        return open_at_once
-
-    beneath = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-    resolve = {Symlinks.NONE: beneath | _RESOLVE_NO_SYMLINKS, Symlinks.INSIDE: beneath, Symlinks.ALL: 0}
-    at_once = AtOnce(
-        make_opener(_TO_READ, resolve[symlinks]),
-        make_opener(_TO_CROSS, resolve[symlinks]),
-        make_opener(_TO_LOOK, beneath | _RESOLVE_NO_SYMLINKS),
-        make_opener(_TO_LOOK, 0),
-    )
-    try:
-        os.close(at_once.open_to_look(_AT_FDCWD, b"."))
-    except OSError as error:
-        if error.errno in _NO_OPENAT2:
-            return None
-    return at_once
-
-
-def _declare_syscall(libc: ctypes.CDLL) -> Callable[[int, int, bytes, bytes, int], int]:
-    import ctypes
-
-    syscall = libc.syscall
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
-    declared: Callable[[int, int, bytes, bytes, int], int] = syscall
-    return declared
 
 
 # --- the walk (macOS, BSD, old kernels, and what openat2 leaves undecided) ---

@@ -17,17 +17,16 @@ from typing import TypeVar
 
 import pytest
 
-from aioserve.content.containment import Symlinks, Way, load_at_once, load_openat2
+from aioserve.content.containment import Way
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
+from aioserve.content.openat2 import load_at_once, load_openat2
 
 T = TypeVar("T")
 
 HAS_OPENAT2 = load_openat2() is not None
 needs_openat2 = pytest.mark.skipif(not HAS_OPENAT2, reason="this kernel has no openat2")
-needs_at_once = pytest.mark.skipif(
-    not HAS_OPENAT2 or load_at_once(Symlinks.INSIDE) is None, reason="this kernel may always wait for a disk"
-)
+needs_at_once = pytest.mark.skipif(load_at_once() is None, reason="this kernel may always wait for a disk")
 needs_nowait = pytest.mark.skipif(
     not hasattr(os, "RWF_NOWAIT"), reason="this system has no read that does not wait"
 )

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,17 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioserve.content import containment
-from aioserve.content.containment import (
-    Root,
-    Symlinks,
-    Way,
-    join_segments,
-    load_at_once,
-    load_openat2,
-    open_named_file,
-)
+from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found, Kind
+from aioserve.content.openat2 import load_openat2
 from tests.content.conftest import (
     BENEATH,
     HAS_OPENAT2,
@@ -573,26 +565,11 @@ class TestWhatTheSystemOffers:
     async def test_a_kernel_without_openat2_gets_the_walk(
         self, linked_tree: Path, monkeypatch: pytest.MonkeyPatch, open_files: Open
     ) -> None:
-        missing = load_openat2(100_000)  # no system call has this number
-        assert missing is None
-        monkeypatch.setattr(containment, "load_openat2", lambda: missing)
+        monkeypatch.setattr(containment, "load_openat2", lambda: None)
+        monkeypatch.setattr(containment, "load_at_once", lambda: None)
         files = open_files(linked_tree / "root")
         assert await read(files, "to-file") == FILE
         assert await files.find([as_file("out-file")]) is None
-
-    def test_another_system_is_not_asked_for_openat2(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "platform", "darwin")
-        assert load_openat2.__wrapped__() is None
-
-    @needs_openat2
-    def test_openat2_is_there_even_when_the_working_folder_may_not_be_entered(
-        self, public_root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (public_root / "closed").mkdir()
-        monkeypatch.chdir(public_root / "closed")
-        (public_root / "closed").chmod(0o000)
-        with without_privileges():
-            assert load_openat2.__wrapped__() is not None
 
     @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM], ids=errno.errorcode.get)
     async def test_when_openat2_is_forbidden_later_the_walk_goes_on(
@@ -758,9 +735,7 @@ class TestWithoutWaiting:
     def test_a_kernel_that_cannot_promise_not_to_wait_is_not_asked(
         self, root: Path, monkeypatch: pytest.MonkeyPatch, symlinks: Symlinks
     ) -> None:
-        monkeypatch.setattr(containment, "_RESOLVE_CACHED", 1 << 40)  # no kernel knows this one
-        assert load_at_once.__wrapped__(symlinks) is None
-        monkeypatch.setattr(containment, "load_at_once", lambda _: None)
+        monkeypatch.setattr(containment, "load_at_once", lambda: None)
         self.check_that_it_waits(self.open_root(root, symlinks), root)
 
     def check_that_it_waits(self, held: Root, path: Path) -> None:
@@ -771,15 +746,6 @@ class TestWithoutWaiting:
             held.look_at_once(b".")
         assert not held.is_named_at_once(os.fsencode(path))
         held.drop()
-
-    def test_it_is_there_even_when_the_working_folder_may_not_be_entered(
-        self, public_root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (public_root / "closed").mkdir()
-        monkeypatch.chdir(public_root / "closed")
-        (public_root / "closed").chmod(0o000)
-        with without_privileges():
-            assert load_at_once.__wrapped__(Symlinks.INSIDE) is not None
 
 
 WAITS = "it has to wait"
