@@ -1,7 +1,8 @@
-"""The words on the command line, the run that they ask for, and what it tells the person who typed them.
+"""The words on the command line, and the run that they ask for.
 
-What the options are is said by `config`; what serving is, by `network`. The server, the loop and logging are
-imported where a run needs them, so that `--help` and `--version` answer at once and a server listens soon.
+What the options are is said by `config`; what serving is, by `network`; what the person is told, by
+`console`. The server and the loop are imported where a run needs them, so that `--help` and `--version`
+answer at once and a server listens soon.
 
 Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port in use); 2 when it was asked
 for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
@@ -10,7 +11,6 @@ ended it at once.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import gc
@@ -18,19 +18,17 @@ import os
 import signal
 import stat
 import sys
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
-from aioserve import __version__
-from aioserve.config import GROUPS, OPTIONS, Config, ConfigError, Option, Settings, load_config
+from aioserve import __version__, console
+from aioserve.config import GROUPS, OPTIONS, ConfigError, Option, Settings, load_config
 
 if TYPE_CHECKING:
     import asyncio
-    import logging
     import socket
     from collections.abc import Callable
-    from types import TracebackType
 
     from aioserve.network.access_log import AccessLog
 
@@ -43,12 +41,12 @@ _PORTS_TRIED = 100
 def main() -> NoReturn:
     """Runs the command and ends the process with its exit status. No traceback reaches the user unasked."""
     _fill_standard_descriptors()
-    sys.excepthook = _report_crash
+    sys.excepthook = console.report_crash
     try:
         command.main(prog_name="aioserve")
     finally:
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-            _flush(stream, number)
+            console.flush(stream, number)
 
 
 def _fill_standard_descriptors() -> None:
@@ -115,12 +113,12 @@ def serve(root: str | None, **flags: object) -> None:
     try:
         settings = load_config({name: _join(value) for name, value in given.items()}, os.environ, "")
     except ConfigError as error:
-        _fail(2, str(error))
+        console.fail(2, str(error))
     if root is not None and "directory" in given:
-        _fail(2, "ROOT and --directory are the same option, expected one of the two")
+        console.fail(2, "ROOT and --directory are the same option, expected one of the two")
     root = settings.console.directory or "." if root is None else root
     if problem := _find_root_problem(root):
-        _fail(2, problem)
+        console.fail(2, problem)
     try:
         status = _run(root, settings)
     except KeyboardInterrupt:  # before the loop took the signals
@@ -144,7 +142,7 @@ def _join(value: object) -> object:
 
 def _find_root_problem(root: str) -> str | None:
     """Why `root` cannot be served; None when it can."""
-    shown = _make_printable(root)
+    shown = console.make_printable(root)
     try:
         if not os.path.isabs(root):
             os.getcwd()  # a folder that has been removed can still be worked in
@@ -162,24 +160,24 @@ def _run(root: str, settings: Settings) -> int:
     """Serves until told to stop; gives the exit status."""
     count = _count_workers(settings.console.workers)
     make_loop = _find_loop(settings.console.loop)
-    _set_up_logging(verbose=settings.console.verbose, quiet=settings.console.quiet)
+    console.set_up_logging(verbose=settings.console.verbose, quiet=settings.console.quiet)
 
     from aioserve.network.descriptors import raise_descriptor_limit
 
     raise_descriptor_limit()
-    _log_set_up(settings, make_loop.__module__)
+    console.log_set_up(settings, make_loop.__module__)
     try:
         if count > 1:
             return _run_workers(root, settings, count, make_loop)
         return _run_alone(root, settings, make_loop)
     except OSError as error:
-        return _complain(1, _explain(error, settings.config))
+        return console.complain(1, console.explain(error, settings.config))
 
 
 def _count_workers(wanted: int | str) -> int:
     if isinstance(wanted, int):
         if wanted > 1 and not hasattr(os, "fork"):
-            _fail(2, "--workers: this system cannot divide a process, expected 1 or auto")
+            console.fail(2, "--workers: this system cannot divide a process, expected 1 or auto")
         return wanted
     if not hasattr(os, "fork"):
         return 1
@@ -196,7 +194,7 @@ def _find_loop(name: str) -> _MakeLoop:
             return new_event_loop
         except ImportError:  # PyPy and Windows have none
             if name == "uvloop":
-                _fail(2, "--loop: uvloop is not installed, expected asyncio or auto")
+                console.fail(2, "--loop: uvloop is not installed, expected asyncio or auto")
     import asyncio
 
     return asyncio.new_event_loop
@@ -221,7 +219,9 @@ async def _listen(settings: Settings) -> list[socket.socket]:
             port += 1
             continue
         if port != config.port and not settings.console.quiet:
-            _complain(0, f"port {config.port} is in use{_name_owner(config.port)}; {port} is taken instead")
+            console.complain(
+                0, f"port {config.port} is in use{console.name_owner(config.port)}; {port} is taken instead"
+            )
         return sockets
 
 
@@ -231,7 +231,7 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
     def obey(stop: Callable[[int], None]) -> None:
         def tell(number: int) -> None:
             stop(number)
-            _say_stopping(settings)
+            console.say_stopping(settings)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, tell, number)
@@ -240,9 +240,9 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
         sockets = await _listen(settings)
 
         def announce() -> None:
-            _announce(root, sockets, settings)
+            console.announce(root, sockets, settings)
             if settings.console.open:
-                _start_browser(sockets)
+                console.start_browser(sockets)
 
         return await _serve(root, settings, sockets, _open_access_log(settings), obey, announce)
 
@@ -263,7 +263,7 @@ def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop
         def announce() -> None:
             place.report_ready()
             if settings.console.open and place.is_first:
-                _start_browser(sockets)
+                console.start_browser(sockets)
 
         log = _open_access_log(settings, place.log_output)
         with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -280,8 +280,8 @@ def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop
         log_output=1 if _is_logged(settings) else None,
     )
     return workers.run(
-        announce=functools.partial(_announce, root, sockets, settings),
-        say_stopping=functools.partial(_say_stopping, settings),
+        announce=functools.partial(console.announce, root, sockets, settings),
+        say_stopping=functools.partial(console.say_stopping, settings),
     )
 
 
@@ -323,8 +323,8 @@ async def _serve(
         await server.stop()
     except OSError as error:
         if error.filename is not None:  # the root, gone since it was looked at
-            return _complain(2, f"cannot serve {_make_printable(root)}: {error.strerror}")
-        return _complain(1, _explain(error, settings.config))
+            return console.complain(2, f"cannot serve {console.make_printable(root)}: {error.strerror}")
+        return console.complain(1, console.explain(error, settings.config))
     finally:
         if log is not None:
             log.close()
@@ -343,175 +343,3 @@ def _open_access_log(settings: Settings, output: BinaryIO | None = None) -> Acce
     # A file object of its own: while its thread waits for a reader that stands still, it holds the lock of
     # the object, and the interpreter could not end if that were sys.stdout.
     return AccessLog(settings.config.log_format, output or open(1, "wb", closefd=False))
-
-
-# ---- what is said ----------------------------------------------------------------------------------------
-
-
-def _announce(root: str, sockets: list[socket.socket], settings: Settings) -> None:
-    """Says where the server is; it listens already."""
-    urls = _list_urls(sockets)
-    if not settings.console.quiet:
-        shown = _make_printable(os.path.abspath(root))
-        if _is_terminal():
-            places = "".join(f"\n  {url}" for url in urls)
-            _say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
-        else:
-            _say(f"Serving {shown} at {' '.join(urls)}")
-
-
-def _say_stopping(settings: Settings) -> None:
-    if _is_terminal() and not settings.console.quiet:
-        _say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
-
-
-def _list_urls(sockets: list[socket.socket]) -> list[str]:
-    """The URLs that lead to these sockets; for "all addresses" those of the machine's interfaces."""
-    from aioserve.network.listener import find_address
-    from aioserve.network.sockets import format_url
-
-    urls = []
-    for host, port in map(find_address, sockets):
-        hosts: tuple[str, ...] = (host,)
-        if host in ("0.0.0.0", "::"):
-            import socket
-
-            from aioserve.network.machine import find_addresses
-
-            hosts = find_addresses(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        urls += [format_url(host, port) for host in hosts]
-    return urls
-
-
-def _start_browser(sockets: list[socket.socket]) -> None:
-    import threading
-
-    # A thread that nobody waits for: some browsers return when they are closed.
-    threading.Thread(target=_open_browser, args=(_list_urls(sockets)[0],), daemon=True).start()
-
-
-def _open_browser(url: str) -> None:
-    import logging
-    import webbrowser
-
-    if not webbrowser.open(url):
-        logging.getLogger("aioserve").warning("no browser was found to open %s", url)
-
-
-def _explain(error: OSError, config: Config) -> str:
-    """One line for a server that cannot listen: what is in the way, and what to do."""
-    match error.errno:
-        case errno.EADDRINUSE:
-            owner = _name_owner(config.port)
-            return f"port {config.port} is in use{owner}; choose another with --port, or 0 for a free one"
-        case errno.EACCES:
-            return (
-                f"this user may not listen on port {config.port}; choose one above 1023 with --port, "
-                "or give the process the capability CAP_NET_BIND_SERVICE"
-            )
-        case errno.EADDRNOTAVAIL:
-            return f"cannot listen on {', '.join(config.host)}: this machine has no such address"
-    return error.strerror or str(error)
-
-
-def _name_owner(port: int) -> str:
-    from aioserve.network.machine import find_port_owner
-
-    owner = find_port_owner(port)
-    return f" by {owner}" if owner else ""
-
-
-def _is_terminal() -> bool:
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
-def _say(text: str) -> None:
-    """Writes to standard output; that nobody reads it any more is no reason to stop."""
-    with contextlib.suppress(OSError):
-        click.echo(text)
-    _flush(sys.stdout, 1)
-
-
-def _complain(status: int, text: str) -> int:
-    with contextlib.suppress(OSError):
-        click.echo(f"aioserve: {text}", err=True)
-    return status
-
-
-def _fail(status: int, text: str) -> NoReturn:
-    sys.exit(_complain(status, text))
-
-
-def _flush(stream: TextIO | None, number: int) -> None:
-    """Writes what waits in `stream`; where it cannot be written, it goes to nowhere from here on."""
-    try:
-        if stream is not None:
-            stream.flush()
-    except OSError:
-        # Otherwise the interpreter would try again when it ends, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-
-
-def _make_printable(name: str) -> str:
-    """`name` without what would move a terminal's cursor or cannot be encoded."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
-
-
-# ---- logging ---------------------------------------------------------------------------------------------
-
-
-def _set_up_logging(*, verbose: bool, quiet: bool) -> None:
-    """Puts the events of the process on standard error: warnings in one line each, or all with --verbose."""
-    import logging
-    import threading
-
-    logging.raiseExceptions = False  # a standard error that is closed is no event
-    handler = logging.StreamHandler()
-    if verbose:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    else:
-        handler.addFilter(_make_one_line)
-        handler.setFormatter(logging.Formatter("aioserve: %(message)s"))
-    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, handlers=[handler])
-    sys.unraisablehook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
-    threading.excepthook = lambda event: _report_crash(event.exc_type, event.exc_value, event.exc_traceback)
-
-
-def _log_set_up(settings: Settings, loop: str) -> None:
-    import logging
-
-    given = {
-        option.name: getattr(settings.config if option.embeddable else settings.console, option.name)
-        for option in OPTIONS
-        if option.name in settings.given
-    }
-    version = sys.version.partition(" ")[0]
-    logging.getLogger("aioserve").debug("Python %s, loop of %s, options given: %s", version, loop, given)
-
-
-def _make_one_line(record: logging.LogRecord) -> bool:
-    """Leaves of a record what happened, not where: that is for --verbose."""
-    text = record.getMessage().partition("\n")[0]
-    if record.exc_info and record.exc_info[0] is not None:
-        text += f" ({record.exc_info[0].__name__}: {record.exc_info[1]})".replace("\n", " ")
-    record.msg, record.args = _make_printable(text), ()
-    record.exc_info = record.exc_text = record.stack_info = None
-    return True
-
-
-def _report_crash(
-    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
-) -> None:
-    """The last resort: an exception that nobody expected becomes one line, or a traceback with --verbose."""
-    if not issubclass(kind, Exception):
-        return  # Ctrl-C
-    import logging
-
-    if not logging.getLogger().handlers:
-        _set_up_logging(verbose=False, quiet=False)
-    logging.getLogger("aioserve").critical(
-        "a mistake of its own", exc_info=(kind, error or kind(), traceback)
-    )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
+import pty
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+import httpx
 
 PROJECT = Path(__file__).parents[1]
 
@@ -155,3 +164,129 @@ def running_server(
         end(process)
         output.read_to_end()
         errors.read_to_end()
+
+
+def get(url: str, path: str = "") -> httpx.Response:
+    return httpx.get(url + path, trust_env=False)
+
+
+def run(
+    *args: object,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    before: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    return subprocess.run(
+        make_command(*args),
+        cwd=folder or PROJECT,
+        env=make_environment(**(environment or {})),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        preexec_fn=before,
+    )
+
+
+def run_program(
+    program: str, *args: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program that prepares something and then calls `cli.main` with these words."""
+    words = ["aioserve", *map(str, args)]
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = {words!r}\nfrom aioserve import cli\n{program}"],
+        env=environment or make_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+def without_rights(*capabilities: int) -> Callable[[], None]:
+    """For `before`: takes from root what other users do not have either (prctl: PR_CAPBSET_DROP)."""
+    libc = ctypes.CDLL(None)
+
+    def drop() -> None:
+        for capability in capabilities:
+            libc.prctl(24, capability, 0, 0, 0)
+
+    return drop
+
+
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 1, 2, 10
+
+
+class Terminal:
+    """The command with a terminal of its own, as a person has it."""
+
+    def __init__(self, *args: object, environment: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.text = ""
+
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            make_command("serve", *args),
+            cwd=PROJECT,
+            env=make_environment(**(environment or {})),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process)
+        os.close(self._master)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def read_until(self, pattern: str | None) -> str:
+        """What the screen shows once it matches; with None, when the process has ended."""
+        until = time.monotonic() + PATIENCE_S
+        while pattern is None or not re.search(pattern, self.text):
+            assert time.monotonic() < until, f"no {pattern!r} in {self.text!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                try:
+                    data = os.read(self._master, 65536)
+                except OSError:  # Linux says so when nobody has the other end any more
+                    data = b""
+                if not data:
+                    break
+                self.text += data.decode().replace("\r\n", "\n")
+        assert pattern is None or re.search(pattern, self.text), f"no {pattern!r} in {self.text!r}"
+        return self.text
+
+
+@contextlib.contextmanager
+def busy_port(port: int = 0) -> Iterator[int]:
+    """A port on which somebody listens: this process, unless somebody else has had `port` for long."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            listening = socket.create_server(("127.0.0.1", port))
+            break
+        except OSError:
+            if time.monotonic() > until:
+                yield port
+                return
+            time.sleep(0.05)
+    with listening:
+        yield listening.getsockname()[1]
+
+
+def wait_until_served(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < until, "nobody answers"
+        with contextlib.suppress(httpx.TransportError):
+            assert get(f"http://127.0.0.1:{port}/").text == "home"
+            return

@@ -1,24 +1,19 @@
-"""The command, in processes of its own: what it serves, what it says, how it fails and how it ends."""
+"""The command, in processes of its own: what it serves, on what it runs, and how it ends."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import logging
 import os
-import pty
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,9 +21,25 @@ import pytest
 from click.testing import CliRunner
 
 import aioserve
-from aioserve import cli
+from aioserve import cli, console
 from aioserve.config import OPTIONS
-from tests.process import PATIENCE_S, PROJECT, Output, end, make_command, make_environment, running_server
+from tests.network.addresses import needs_ipv6
+from tests.process import (
+    CAP_DAC_OVERRIDE,
+    CAP_DAC_READ_SEARCH,
+    PATIENCE_S,
+    Output,
+    Terminal,
+    busy_port,
+    get,
+    make_command,
+    make_environment,
+    run,
+    run_program,
+    running_server,
+    wait_until_served,
+    without_rights,
+)
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can take a right from root")
 
@@ -51,25 +62,6 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def run(
-    *args: object,
-    environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-    before: Callable[[], None] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
-    return subprocess.run(
-        make_command(*args),
-        cwd=folder or PROJECT,
-        env=make_environment(**(environment or {})),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        preexec_fn=before,
-    )
-
-
 def run_prepared(prepare: str, *args: object) -> subprocess.CompletedProcess[str]:
     """The command, run to its end after that code."""
     return subprocess.run(
@@ -80,87 +72,6 @@ def run_prepared(prepare: str, *args: object) -> subprocess.CompletedProcess[str
         text=True,
         timeout=PATIENCE_S,
     )
-
-
-def run_program(
-    program: str, *args: object, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """A program that prepares something and then calls `cli.main` with these words."""
-    words = ["aioserve", *map(str, args)]
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.argv = {words!r}\nfrom aioserve import cli\n{program}"],
-        env=environment or make_environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-
-
-def get(url: str, path: str = "") -> httpx.Response:
-    return httpx.get(url + path, trust_env=False)
-
-
-def without_rights(*capabilities: int) -> Callable[[], None]:
-    """For `before`: takes from root what other users do not have either (prctl: PR_CAPBSET_DROP)."""
-    libc = ctypes.CDLL(None)
-
-    def drop() -> None:
-        for capability in capabilities:
-            libc.prctl(24, capability, 0, 0, 0)
-
-    return drop
-
-
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 1, 2, 10
-
-
-class Terminal:
-    """The command with a terminal of its own, as a person has it."""
-
-    def __init__(self, *args: object, environment: Mapping[str, str] | None = None) -> None:
-        self._master, slave = pty.openpty()
-        self.text = ""
-
-        def take_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(
-            make_command("serve", *args),
-            cwd=PROJECT,
-            env=make_environment(**(environment or {})),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=take_terminal,
-        )
-        os.close(slave)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        end(self.process)
-        os.close(self._master)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def read_until(self, pattern: str | None) -> str:
-        """What the screen shows once it matches; with None, when the process has ended."""
-        until = time.monotonic() + PATIENCE_S
-        while pattern is None or not re.search(pattern, self.text):
-            assert time.monotonic() < until, f"no {pattern!r} in {self.text!r}"
-            if select.select([self._master], [], [], 0.1)[0]:
-                try:
-                    data = os.read(self._master, 65536)
-                except OSError:  # Linux says so when nobody has the other end any more
-                    data = b""
-                if not data:
-                    break
-                self.text += data.decode().replace("\r\n", "\n")
-        assert pattern is None or re.search(pattern, self.text), f"no {pattern!r} in {self.text!r}"
-        return self.text
 
 
 # ---- the words -------------------------------------------------------------------------------------------
@@ -295,7 +206,7 @@ class TestImports:
     def test_what_only_a_request_needs_is_not_loaded_before_the_server_listens(self, root: Path) -> None:
         done = run_program(
             "def list_loaded(*_):\n    print(*sys.modules)\n    raise SystemExit\n"
-            "cli._announce = list_loaded\ncli.main()",
+            "cli.console.announce = list_loaded\ncli.main()",
             *("serve", root, "--port", 0),
             environment=UNMEASURED,
         )
@@ -469,34 +380,6 @@ class TestOptions:
 # ---- where it listens ------------------------------------------------------------------------------------
 
 
-def has_ipv6() -> bool:
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
-
-
-WITH_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-
-
-@contextlib.contextmanager
-def busy_port(port: int = 0) -> Iterator[int]:
-    """A port on which somebody listens: this process, unless somebody else has had `port` for long."""
-    until = time.monotonic() + 10
-    while True:
-        try:
-            listening = socket.create_server(("127.0.0.1", port))
-            break
-        except OSError:
-            if time.monotonic() > until:
-                yield port
-                return
-            time.sleep(0.05)
-    with listening:
-        yield listening.getsockname()[1]
-
-
 class TestAddress:
     def test_port_0_prints_the_port_that_it_got(self, root: Path) -> None:
         with running_server(root, "--port", "0") as server:
@@ -512,32 +395,13 @@ class TestAddress:
         with running_server(root) as server, pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", server.port))
 
-    @WITH_IPV6
+    @needs_ipv6
     @pytest.mark.parametrize("flag", ["-b", "--bind", "--host"])
     def test_it_listens_on_every_address_that_it_is_given(self, flag: str, root: Path) -> None:
         with running_server(root, flag, "127.0.0.1", flag, "[::1]") as server:
             first, second = server.line.split(" at ")[1].split()
             assert (first, second) == (f"http://127.0.0.1:{server.port}/", f"http://[::1]:{server.port}/")
             assert get(first).text == get(second).text == "home"
-
-    @WITH_IPV6
-    def test_all_addresses_are_shown_as_those_of_the_interfaces(self, root: Path) -> None:
-        with running_server(root, "-b", "0.0.0.0", "-b", "::") as server:
-            urls = server.line.split(" at ")[1].split()
-            assert urls[0] == f"http://127.0.0.1:{server.port}/"
-            assert f"http://[::1]:{server.port}/" in urls
-            assert not [url for url in urls if "0.0.0.0" in url or "[::]" in url]
-            for url in urls:
-                assert get(url).text == "home"
-
-    def test_a_port_given_that_is_busy_ends_with_status_1_naming_it(self, root: Path) -> None:
-        with busy_port() as port:
-            done = run("serve", root, "--port", port)
-
-        assert (done.returncode, done.stdout) == (1, "")
-        name = f"{re.escape(Path('/proc/self/comm').read_text().strip())} \\(pid {os.getpid()}\\)"
-        who = f" by {name}" if sys.platform == "linux" else ""
-        assert re.fullmatch(rf"aioserve: port {port} is in use{who}; choose another with .*\n", done.stderr)
 
     def test_a_port_given_in_a_file_is_given_too(self, root: Path, tmp_path: Path) -> None:
         with busy_port() as port:
@@ -584,85 +448,11 @@ class TestAddress:
         assert done.returncode == 1
         assert "port 8080 is in use" in done.stderr
 
-    @ON_LINUX
-    def test_a_low_port_without_the_right_ends_with_status_1_and_what_to_do(self, root: Path) -> None:
-        if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
-            pytest.skip("everybody may listen on port 80 here")
-        done = run("serve", root, "--port", 80, before=without_rights(CAP_NET_BIND_SERVICE))
 
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("aioserve: this user may not listen on port 80; choose one above 1023")
-        assert done.stderr.count("\n") == 1
-
-    @pytest.mark.parametrize(
-        ("host", "message"),
-        [
-            ("203.0.113.1", "cannot listen on 203.0.113.1: this machine has no such address"),
-            ("no.such.host.invalid", "cannot listen on no.such.host.invalid: .+"),
-        ],
-    )
-    def test_an_address_of_nobody_ends_with_status_1_and_one_line(
-        self, host: str, message: str, root: Path
-    ) -> None:
-        done = run("serve", root, "--host", host, "--port", 0)
-
-        assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(f"aioserve: {message}\n", done.stderr)
-
-    def test_another_failure_of_the_system_is_told_in_its_own_words(self) -> None:
-        assert cli._explain(OSError(5, "Input/output error"), aioserve.Config()) == "Input/output error"
-
-
-# ---- what is said ----------------------------------------------------------------------------------------
+# ---- what it writes --------------------------------------------------------------------------------------
 
 
 class TestOutput:
-    def test_without_a_terminal_there_is_one_plain_line(self, root: Path) -> None:
-        with running_server(root) as server:
-            status = server.stop()
-
-        assert (status, server.errors.text) == (0, "")
-        assert server.output.text == f"Serving {root} at http://127.0.0.1:{server.port}/\n"
-
-    def test_a_terminal_shows_root_urls_and_how_to_stop(self, root: Path) -> None:
-        with Terminal(root, "--port", 0) as terminal:
-            screen = terminal.read_until(r"Ctrl-C")
-            terminal.type(b"\x03")
-            terminal.read_until(None)
-            status = terminal.process.wait(PATIENCE_S)
-
-        assert re.fullmatch(
-            rf"aioserve {re.escape(aioserve.__version__)} serves {re.escape(str(root))}\n\n"
-            r"  http://127\.0\.0\.1:\d+/\n\nPress Ctrl-C to stop\.\n\n?",
-            screen,
-        )
-        assert status == 0
-        assert "Traceback" not in terminal.text
-
-    def test_a_terminal_shows_the_addresses_of_the_machine(self, root: Path) -> None:
-        with Terminal(root, "--port", 0, "--host", "0.0.0.0") as terminal:
-            screen = terminal.read_until(r"Ctrl-C")
-            urls = re.findall(r"^  (http://\S+/)$", screen, re.MULTILINE)
-            assert urls[0].startswith("http://127.0.0.1:")
-            assert [get(url).text for url in urls] == ["home"] * len(urls)
-
-    def test_quiet_says_nothing_to_a_terminal_either(self, root: Path) -> None:
-        with busy_port() as port:
-            pass
-        with Terminal(root, "--port", port, "--quiet") as terminal:
-            wait_until_served(port)
-            terminal.process.terminate()
-            assert terminal.process.wait(PATIENCE_S) == 0
-            assert terminal.read_until(None) == ""
-
-    def test_a_root_with_odd_characters_is_told_without_them(self, tmp_path: Path) -> None:
-        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\x1b[31m\n\xff\xe2\x86\x92"))
-        odd.mkdir()
-        with running_server(odd, environment={"PYTHONIOENCODING": "latin-1"}) as server:
-            shown = server.line
-
-        assert shown.startswith(rf"Serving {tmp_path}/a\x1b[31m\n\udcff\u2192 at http://")
-
     @pytest.mark.parametrize(
         ("log_format", "pattern"),
         [
@@ -694,60 +484,12 @@ class TestOutput:
             get(server.url, "page.txt")
             server.output.read_until(r'"GET /page\.txt HTTP/1\.1" 200')
 
-    def test_verbose_tells_more_on_standard_error(self, root: Path) -> None:
-        with running_server(root, "--verbose") as server:
-            assert server.stop() == 0
-
-        assert re.search(r" DEBUG aioserve: Python .*'verbose': True", server.errors.text)
-        assert server.output.text.splitlines() == [server.line]
-
-    def test_open_opens_the_browser_at_the_first_url(self, root: Path, tmp_path: Path) -> None:
-        browser, opened = tmp_path / "browser", tmp_path / "opened"
-        browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
-        browser.chmod(0o700)
-        with running_server(root, "--open", environment={"BROWSER": f"{browser} %s"}) as server:
-            until = time.monotonic() + PATIENCE_S
-            while not opened.exists():
-                assert time.monotonic() < until
-                time.sleep(0.01)
-            assert opened.read_text() == f"{server.url}\n"
-
-    def test_without_a_browser_open_only_says_so(self, root: Path) -> None:
-        with running_server(root, "-o", environment={"BROWSER": "/nowhere/browser", "PATH": ""}) as server:
-            said = server.errors.read_until("browser")
-            assert get(server.url).text == "home"
-
-        assert said == f"aioserve: no browser was found to open {server.url}\n"
-
 
 class TestBrokenOutput:
-    def test_a_reader_that_leaves_does_not_stop_it(self, root: Path) -> None:
-        process = subprocess.Popen(
-            make_command("serve", root, "--port", 0),
-            env=make_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        errors = Output(process.stderr)
-        with process:
-            url = process.stdout.readline().decode().split()[-1]
-            process.stdout.close()
-            for _ in range(2):
-                assert get(url).text == "home"
-                time.sleep(1.1)  # the log is written once a second
-            process.terminate()
-            assert process.wait(PATIENCE_S) == 0
-
-        for line in errors.read_to_end().splitlines():
-            assert line.startswith("aioserve: access log: ")
-
     @pytest.mark.parametrize(
         "where",
         [
             pytest.param(">&-", id="closed"),
-            pytest.param("> /dev/full", id="full"),
             pytest.param("2>&-", id="with standard error closed"),
             pytest.param(">&- 2>&- <&-", id="with all three closed"),
         ],
@@ -809,15 +551,6 @@ def download(port: int, name: str) -> Iterator[socket.socket]:
         client.sendall(f"GET /{name} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert client.recv(9) == b"HTTP/1.1 "
         yield client
-
-
-def wait_until_served(port: int) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        assert time.monotonic() < until, "nobody answers"
-        with contextlib.suppress(httpx.TransportError):
-            assert get(f"http://127.0.0.1:{port}/").text == "home"
-            return
 
 
 def wait_until_refused(port: int) -> None:
@@ -900,60 +633,6 @@ class TestCtrlC:
         )
 
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-
-
-# ---- mistakes of our own ---------------------------------------------------------------------------------
-
-MISTAKE = "def fail(*args): raise KeyError('a\\nb')\ncli._announce = fail\ncli.main()"
-
-
-class TestMistakes:
-    def test_one_of_our_own_is_one_line_and_status_1(self, root: Path) -> None:
-        done = run_program(MISTAKE, "serve", root, "--port", 0)
-
-        assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(r"aioserve: a mistake of its own \(KeyError: .*\)\n", done.stderr)
-
-    def test_verbose_shows_where(self, root: Path) -> None:
-        done = run_program(MISTAKE, "serve", root, "--port", 0, "-v")
-
-        assert done.returncode == 1
-        assert "Traceback (most recent call last)" in done.stderr
-
-    def test_one_before_anything_is_set_up_is_one_line_too(self) -> None:
-        done = run_program(
-            "def fail(*args): raise KeyError('a')\ncli.load_config = fail\ncli.main()", "serve"
-        )
-
-        assert done.returncode == 1
-        assert done.stderr == "aioserve: a mistake of its own (KeyError: 'a')\n"
-
-    def test_one_in_a_thread_is_one_line(self, root: Path) -> None:
-        done = run_program(
-            "import threading\ndef fail(*args):\n"
-            "    thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
-            "    raise KeyboardInterrupt\ncli._announce = fail\ncli.main()",
-            *("serve", root, "--port", 0),
-        )
-
-        assert done.returncode == 130
-        assert done.stderr == "aioserve: a mistake of its own (ZeroDivisionError: division by zero)\n"
-
-    def test_one_that_nobody_can_raise_is_one_line(self, root: Path) -> None:
-        done = run_program(
-            "class Broken:\n    def __del__(self): raise ValueError('late')\n"
-            "def fail(*args):\n    Broken()\n    raise KeyboardInterrupt\ncli._announce = fail\ncli.main()",
-            *("serve", root, "--port", 0),
-        )
-
-        assert done.returncode == 130
-        assert done.stderr == "aioserve: a mistake of its own (ValueError: late)\n"
-
-    def test_a_record_with_several_lines_is_told_as_one(self) -> None:
-        record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "lost\x1b: %s\nfuture: ...", ("x",), None)
-
-        assert cli._make_one_line(record)
-        assert record.getMessage() == r"lost\x1b: x"
 
 
 # ---- on what it runs -------------------------------------------------------------------------------------
@@ -1124,13 +803,13 @@ def process_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("process_as_before")
 def test_a_program_can_run_the_command_and_stop_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    announce = cli._announce
+    announce = console.announce
 
     def announce_and_stop(*args: object) -> None:
         announce(*args)  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli, "_announce", announce_and_stop)
+    monkeypatch.setattr(console, "announce", announce_and_stop)
 
     result = CliRunner().invoke(cli.command, ["serve", str(root), "--port", "0", "--log-format", "off"])
 
