@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import resource
+import sys
 
 import pytest
 
@@ -54,3 +56,13 @@ def test_the_limit_stays_where_the_system_says_no(monkeypatch: pytest.MonkeyPatc
         raise_descriptor_limit()
 
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+def test_windows_has_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(sys, "platform", "win32")
+    raise_descriptor_limit()
+
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+    assert find_descriptor_limit() == math.inf
+    assert find_connection_limit() == 10_000
