@@ -9,6 +9,7 @@ content of a file is never looked at.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -300,6 +301,8 @@ _TYPE_BY_EXTENSION: Final = _index_types(_EXTENSIONS)
 _TYPE_BY_NAME: Final = _index_types(_NAMES)
 
 
+# Files are asked for more than once.
+@lru_cache(maxsize=1024)
 def find_content_type(name: bytes) -> str:
     """Gives the Content-Type value for a file of this name; case does not matter.
 

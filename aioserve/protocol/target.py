@@ -32,7 +32,7 @@ NO_PATH = Target((), is_folder=True, query=None)
 # IPv4address is one). An empty host is refused for http (RFC 9110 §4.2.1).
 # IP-literal = "[" ( IPv6address / IPvFuture ) "]". Of an IPv6address only the characters are matched here;
 # `_is_ipv6` reads it: an expression that also asks for a colon divides a long run of them in all ways.
-_REG_NAME = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++"
+_REG_NAME = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+"
 _IP_LITERAL = r"\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[A-Za-z0-9\-._~!$&'()*+,;=:]++)\]"
 _AUTHORITY = rf"(?P<host>{_REG_NAME}|{_IP_LITERAL})(?::(?P<port>[0-9]*))?"
 _AUTHORITY_RE = re.compile(_AUTHORITY)

@@ -25,8 +25,9 @@ class Handle(Protocol):
     def read_at_once(self, start: int, stop: int) -> bytes:
         """The bytes `[start, stop)`, without waiting. Raises BlockingIOError when that needs a disk."""
 
-    def has_in_memory(self, offset: int) -> bool:
-        """Whether the byte at `offset` can be had without waiting for a disk; false where there is none."""
+    def has_in_memory(self, start: int, stop: int) -> bool:
+        """Whether the bytes `[start, stop)` can be had without waiting for a disk, as far as their ends tell;
+        false where there are none."""
 
     def call_at_once(self, function: Callable[[int], int]) -> int:
         """What `function` gives for the file's descriptor; it must not wait for a disk."""

@@ -53,7 +53,7 @@ class OpenText:
     def read_at_once(self, start: int, stop: int) -> bytes:
         return self.data[start:stop]
 
-    def has_in_memory(self, offset: int) -> bool:
+    def has_in_memory(self, start: int, stop: int) -> bool:
         return True
 
     def call_at_once(self, function: Callable[[int], int]) -> int:
