@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from aioserve import Server
 from aioserve.content import files as files_module
-from aioserve.content.cache import Kept
+from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Files
 from aioserve.network.shortcuts import Shortcuts
 from tests.content.conftest import needs_at_once, without_privileges
@@ -40,6 +40,10 @@ from tests.raw_client import Answer, RawClient
 pytestmark = needs_at_once  # which has RENAME_EXCHANGE as well
 
 STEP_S = 0.02
+
+# More than what is kept with its content.
+LARGE_BYTES = 200_000
+
 NOBODY = 65534
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
@@ -96,7 +100,7 @@ class World:
                 self.make_folder(folder)
                 for name in ("a.txt", "index.html"):
                     self.create(f"{folder}/{name}", 500)
-            self.create(f"{release}/large", 100_000)
+            self.create(f"{release}/large", LARGE_BYTES)
             self.link(f"{release}/to-other", "other")
             self.link(f"{release}/to-outside", "../outside/folder")
             self.link(f"{release}/other/up", "../a.txt")
@@ -367,14 +371,14 @@ Step = Wait | Ask | Edit
 NOW = "now/"
 NAMES = ["a.txt", "index.html", "folder", "other", "large", "to-other", "to-outside", "x"]
 IN_FOLDERS = [f"{folder}/{name}" for folder in ("folder", "other") for name in ("a.txt", "index.html", "x")]
-FILES = ["a.txt", "large", "index.html", "folder/a.txt", "folder/index.html"]
+FILES = ["a.txt", "large", "index.html", "folder/a.txt", "folder/index.html", "x", "folder/x", "x/a.txt"]
 
 anywhere = st.sampled_from(
     [f"{top}/{name}" for top in ("now", "now", "one", "two", "outside") for name in NAMES]
 )
 anywhere |= st.sampled_from([f"{top}/{name}" for top in ("now", "outside") for name in IN_FOLDERS])
 asides = st.sampled_from(["outside/x", "outside/folder/x", NOW + "x", NOW + "folder/x"])
-sizes = st.sampled_from([8, 500, 500, 70_000])
+sizes = st.sampled_from([8, 500, 500, 70_000, LARGE_BYTES])
 
 
 def make_edits(path: str) -> st.SearchStrategy[Edit]:
@@ -452,6 +456,17 @@ def scenes(draw: st.DrawFn) -> list[Step]:
 _ASK = Ask("/folder/a.txt", "GET", "", 0, is_new_connection=False, is_in_pieces=False, times=3)
 KEPT_AND_MOVED_OUT = [Wait(), _ASK, Edit("put_aside", (NOW + "folder", "outside/x")), _ASK]
 KEPT_AND_SET_BACK = [Wait(), _ASK, Edit("rewrite_with_its_time", (NOW + "folder/a.txt",)), _ASK]
+ABSENT_AND_MADE = [
+    step
+    for make in (
+        Edit("create", (NOW + "x", 500)),
+        Edit("make_folder", (NOW + "x",)),
+        Edit("link", (NOW + "x", "a.txt")),
+        Edit("move", (NOW + "large", NOW + "x")),
+        Edit("switch"),
+    )
+    for step in (_ASK._replace(target="/x"), make, _ASK._replace(target="/x"), Edit("delete", (NOW + "x",)))
+]
 
 
 # --- what is promised ---
@@ -530,18 +545,24 @@ async def _visit(world: World, steps: Sequence[Step]) -> None:
 
 
 class Uses:
-    """How often what was kept was found unchanged by a look, and how often a request took the shortcut."""
+    """How often what was known was found unchanged by a look, and how often a request took the shortcut."""
 
     def __init__(self) -> None:
         self.of_kept = 0
+        self.of_absent = 0
         self.of_shortcut = 0
 
     def count(self, patch: pytest.MonkeyPatch) -> None:
-        is_current, find = Files.is_current, Shortcuts.find
+        is_current, is_absent, find = Files.is_current, Files.is_absent, Shortcuts.find
 
         def counting_is_current(files: Files, kept: Kept) -> bool:
             is_so = is_current(files, kept)
             self.of_kept += is_so
+            return is_so
+
+        def counting_is_absent(files: Files, absent: Absent) -> bool:
+            is_so = is_absent(files, absent)
+            self.of_absent += is_so
             return is_so
 
         def counting_find(shortcuts: Shortcuts, head: bytes) -> object:
@@ -550,6 +571,7 @@ class Uses:
             return found
 
         patch.setattr(Files, "is_current", counting_is_current)
+        patch.setattr(Files, "is_absent", counting_is_absent)
         patch.setattr(Shortcuts, "find", counting_find)
 
 
@@ -576,17 +598,18 @@ def visit(steps: Sequence[Step], loop: str) -> Uses:
 @given(scenes(), st.sampled_from(sorted(LOOPS)))
 @example(KEPT_AND_MOVED_OUT, "asyncio")
 @example(KEPT_AND_SET_BACK, "asyncio")
+@example(ABSENT_AND_MADE, "asyncio")
 def test_each_answer_is_of_what_is_there_when_it_is_asked_for(steps: list[Step], loop: str) -> None:
     visit(steps, loop)
 
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))
-@pytest.mark.parametrize("target", ["/a.txt", "/large"])
-def test_what_is_kept_is_used_in_these_scenes(target: str, loop: str) -> None:
+@pytest.mark.parametrize("target", ["/a.txt", "/large", "/none"])
+def test_what_is_known_is_used_in_these_scenes(target: str, loop: str) -> None:
     ask = Ask(target, "GET", "", 0, is_new_connection=False, is_in_pieces=False, times=10)
     # A machine with much else to do may take longer for an answer than the root is trusted.
     for _ in range(20):
         uses = visit([Wait(), ask], loop)
-        if uses.of_kept and (uses.of_shortcut or target == "/large"):
+        if uses.of_shortcut and (uses.of_absent if target == "/none" else uses.of_kept):
             return
-    raise AssertionError("nothing is ever kept")
+    raise AssertionError("nothing is ever known")

@@ -29,13 +29,14 @@ _DESCRIPTOR_IDLE_S = 10.0
 _MAX_ANSWERS = 4
 
 # A browser sends one tag and one date. What is longer is not remembered, or heads would outgrow contents.
-_MAX_CONDITIONS_CHARS = 256
+_MAX_KEY_CHARS = 256
 
 
 class Ready(NamedTuple):
     """An answer as it was sent before: its head up to the value of Date and from there on, and its body.
 
-    `size_bytes` is what all of it has, the Date included.
+    `size_bytes` is what these have together, the Date included. `span` is the part of the file that is sent
+    after them: its bytes `[start, stop)`.
     """
 
     start: bytes
@@ -43,13 +44,14 @@ class Ready(NamedTuple):
     body: bytes
     size_bytes: int
     status: int
+    span: tuple[int, int] | None = None
 
 
 class Kept:
     """A file as it was at `version`; `variant` holds its content, or an open descriptor of its own.
 
     `place` is what the name was looked up in; `is_held` is True while the cache has it. `answers` holds what
-    was answered from it before, by method and conditions (`plan.find_conditions`); they end with the file.
+    was answered from it before, by method and what was asked (`shortcuts.Asked.key`); they end with the file.
     """
 
     __slots__ = ("answers", "is_held", "path", "place", "segments", "used_s", "variant", "version")
@@ -66,13 +68,13 @@ class Kept:
         self.is_held = True
         self.answers: dict[str, dict[str, Ready]] = {"GET": {}, "HEAD": {}}
 
-    def remember(self, method: str, conditions: str, answer: Ready) -> None:
-        if len(conditions) > _MAX_CONDITIONS_CHARS:
+    def remember(self, method: str, key: str, answer: Ready) -> None:
+        if len(key) > _MAX_KEY_CHARS:
             return
         answers = self.answers[method]
         if len(answers) >= _MAX_ANSWERS:
             answers.clear()
-        answers[conditions] = answer
+        answers[key] = answer
 
     def end(self) -> None:
         """Lets go the file and all that was answered from it, whoever still holds this."""
@@ -80,6 +82,19 @@ class Kept:
         for answers in self.answers.values():
             answers.clear()
         self.variant.handle.close()
+
+
+class Absent:
+    """Names that were looked for in vain.
+
+    `answers` holds what was answered before, by whether the client prefers HTML and whether it stays.
+    """
+
+    __slots__ = ("answers", "paths")
+
+    def __init__(self, paths: tuple[bytes, ...]) -> None:
+        self.paths = paths
+        self.answers: dict[tuple[bool, bool], Ready] = {}
 
 
 class Cache:
@@ -102,20 +117,21 @@ class Cache:
 
     def find(self, segments: tuple[bytes, ...]) -> Kept | None:
         """What is kept under that name. It may be old: the caller looks."""
-        kept = self._contents.get(segments)
-        if kept is not None:
-            self._contents.move_to_end(segments)
-            return kept
-        kept = self._descriptors.get(segments)
-        if kept is not None:
-            self._descriptors.move_to_end(segments)
+        return self._contents.get(segments) or self._descriptors.get(segments)
+
+    def touch(self, kept: Kept) -> None:
+        """Takes note that `kept`, which is held, is used now."""
+        if kept.segments in self._contents:
+            self._contents.move_to_end(kept.segments)
+        else:
+            self._descriptors.move_to_end(kept.segments)
             kept.used_s = self._clock()
-        return kept
 
     def keep(self, segments: tuple[bytes, ...], place: object, version: Version, variant: Variant) -> None:
         """Keeps the file under its name, if there is room for it, in place of an older one."""
         kept = self.find(segments)
         if kept is not None and kept.version == version and kept.place is place:
+            self.touch(kept)
             return
         self.forget(segments)
         if variant.handle.data is None:

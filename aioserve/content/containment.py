@@ -177,6 +177,14 @@ class Root:
         finally:
             os.close(descriptor)
 
+    def lacks_at_once(self, path: bytes) -> bool:
+        """Whether nothing has that name. Raises as `look_at_once` does where the kernel does not tell."""
+        try:
+            self.look_at_once(path)
+        except FileNotFoundError:
+            return True
+        return False
+
     def is_named_at_once(self, name: bytes) -> bool:
         """The same as `is_named`, without waiting for a disk; where one would be needed it says no."""
         if self._at_once is None:

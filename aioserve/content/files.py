@@ -20,7 +20,7 @@ from functools import partial
 from threading import RLock
 from typing import NamedTuple
 
-from aioserve.content.cache import Cache, Kept, Version, share
+from aioserve.content.cache import Absent, Cache, Kept, Version, share
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
@@ -133,8 +133,8 @@ class Files:
         self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
         self._cache = Cache(cache_bytes, clock)
-        self.looked_at: set[Kept] = set()
-        """What `is_current` has looked at in this turn of the event loop, and found unchanged."""
+        self.looked_at: set[Kept | Absent] = set()
+        """What was looked at in this turn of the event loop, and found unchanged."""
         # Files that are being loaded; those who want the same wait here.
         self._loading: dict[tuple[bytes, ...], asyncio.Future[None]] = {}
         self.shares_looks = True
@@ -253,12 +253,42 @@ class Files:
         if not is_current:
             self._cache.forget(kept.segments)
             return False
-        self._cache.find(kept.segments)
+        self._cache.touch(kept)
+        self._share_look(kept)
+        return True
+
+    def find_absent(self, candidates: Sequence[Candidate]) -> Absent | None:
+        """The names of `candidates`, for which `find` has found nothing, to ask for again with `is_absent`.
+
+        None for a root that is one single file: nothing is looked for there.
+        """
+        if self.only_name is not None:
+            return None
+        names = (candidate.segments for candidate in candidates if self._may_exist(candidate))
+        return Absent(tuple(map(join_segments, dict.fromkeys(names))))
+
+    def is_absent(self, absent: Absent) -> bool:
+        """Whether a look at the names, in this turn of the event loop, finds nothing.
+
+        Never waits, and follows no link; where that would be needed it says no.
+        """
+        if absent in self.looked_at:
+            return True
+        try:
+            with self._lock:
+                root = self._ensure_root()
+                if not all(map(root.lacks_at_once, absent.paths)):
+                    return False
+        except OSError:
+            return False
+        self._share_look(absent)
+        return True
+
+    def _share_look(self, seen: Kept | Absent) -> None:
         if self.shares_looks:
             if not self.looked_at:
                 asyncio.get_running_loop().call_soon(self.looked_at.clear)
-            self.looked_at.add(kept)
-        return True
+            self.looked_at.add(seen)
 
     def close_idle(self) -> None:
         """Closes what is open for nobody; called once a second."""

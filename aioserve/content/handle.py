@@ -10,7 +10,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import TypeVar
@@ -69,7 +68,7 @@ class OpenFile:
         self._key = key
         self._descriptor = None if descriptor is None else Descriptor(descriptor)
         # Without pread, the position belongs to the descriptor: one reader at a time.
-        self._seeking: AbstractContextManager[object] = nullcontext() if _has_pread() else Lock()
+        self._seeking = None if _has_pread() else Lock()
 
     def share(self) -> OpenFile:
         """Another handle of the same file, which has to be closed as well."""
@@ -125,9 +124,15 @@ class OpenFile:
             return self.data[start:stop]
         return self.call_at_once(lambda descriptor: read_in_memory(descriptor, start, stop - start))
 
-    def has_in_memory(self, offset: int) -> bool:
-        """Whether the kernel has the byte at `offset` in its memory; false also where there is none."""
-        return self.call_at_once(lambda descriptor: has_in_memory(descriptor, offset))
+    def has_in_memory(self, start: int, stop: int) -> bool:
+        """Whether the kernel has the bytes at both ends of `[start, stop)` in its memory.
+
+        They tell of what is between them. False also where there are none.
+        """
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        number = self._descriptor.number
+        return has_in_memory(number, start) and (stop - start == 1 or has_in_memory(number, stop - 1))
 
     def _call_in_thread(self, function: Callable[[int], T]) -> T:
         descriptor = self._descriptor
@@ -140,6 +145,8 @@ class OpenFile:
             descriptor.drop()
 
     def _read(self, offset: int, size_bytes: int, descriptor: int) -> bytes:
+        if self._seeking is None:
+            return read_at(descriptor, offset, size_bytes)
         with self._seeking:
             return read_at(descriptor, offset, size_bytes)
 

@@ -11,10 +11,6 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import ctypes
 
 OpenAt2 = Callable[[int, bytes, int, int], int]
 """Takes a folder, a path, flags and resolve flags; gives a descriptor or raises OSError."""
@@ -43,11 +39,13 @@ def load_openat2(number: int = _OPENAT2) -> OpenAt2 | None:
     # Not at the top: it costs the start some milliseconds, and is needed by the first request only.
     import ctypes
 
-    syscall = _declare_syscall(ctypes.CDLL(None, use_errno=True))  # lets the other threads run meanwhile
+    syscall = ctypes.CDLL(None, use_errno=True).syscall  # lets the other threads run meanwhile
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
 
     def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
         how = struct.pack(_OPEN_HOW, flags, 0, resolve)
-        descriptor = syscall(number, folder, path, how, len(how))
+        descriptor: int = syscall(number, folder, path, how, len(how))
         if descriptor < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), path)
@@ -65,14 +63,18 @@ def load_at_once() -> Callable[[int, int], Opener] | None:
         return None
     import ctypes
 
-    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more.
-    syscall = _declare_syscall(ctypes.PyDLL(None, use_errno=True))
+    # A PyDLL keeps the lock of the interpreter: for so short a time, letting go of it costs more. So does
+    # converting what is the same in each call.
+    syscall = ctypes.PyDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    number = ctypes.c_long(_OPENAT2)
 
     def make_opener(flags: int, resolve: int) -> Opener:
-        how = struct.pack(_OPEN_HOW, flags, 0, resolve | _RESOLVE_CACHED)
+        packed = struct.pack(_OPEN_HOW, flags, 0, resolve | _RESOLVE_CACHED)
+        how, size = ctypes.c_char_p(packed), ctypes.c_size_t(len(packed))
 
         def open_at_once(folder: int, path: bytes) -> int:
-            descriptor = syscall(_OPENAT2, folder, path, how, len(how))
+            descriptor: int = syscall(number, folder, path, how, size)
             if descriptor < 0:
                 error = ctypes.get_errno()
                 raise OSError(error, os.strerror(error))
@@ -90,13 +92,3 @@ def _is_known(openat2: OpenAt2, resolve: int) -> bool:
     except OSError as error:
         return error.errno not in _NO_OPENAT2
     return True
-
-
-def _declare_syscall(libc: ctypes.CDLL) -> Callable[[int, int, bytes, bytes, int], int]:
-    import ctypes
-
-    syscall = libc.syscall
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
-    declared: Callable[[int, int, bytes, bytes, int], int] = syscall
-    return declared

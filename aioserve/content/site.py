@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from types import TracebackType
 
-from aioserve.content.cache import Kept
+from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type
@@ -53,6 +53,14 @@ class Site:
         """The answer to a request for which `find_kept` has given `kept`; it uses the handle that is kept."""
         return _plan_file(request, kept.variant, find_content_type(kept.segments[-1]), now_s)
 
+    def find_absent(self, request: Request) -> Absent | None:
+        """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
+        return self.files.find_absent(self.list_candidates(parse_target(request.method, request.target)))
+
+    def plan_absent(self, request: Request) -> Plan:
+        """The answer to GET or HEAD of what is absent."""
+        return plan_error(request, 404)
+
     def list_candidates(self, target: Target) -> list[Candidate]:
         """What could answer `target`, in the order in which it is looked for."""
         only_name = self.files.only_name
@@ -68,7 +76,7 @@ class Site:
     def plan(self, request: Request, target: Target, found: Found | None, now_s: int) -> Plan:
         """The answer to GET or HEAD of `target`, for which `found` is the candidate that exists."""
         if found is None:
-            return plan_error(request, 404)
+            return self.plan_absent(request)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
         content_type = find_content_type(found.candidate.segments[-1])
@@ -136,8 +144,8 @@ class Response:
 
 
 def _plan_file(request: Request, variant: Variant, content_type: str, now_s: int) -> Plan:
-    # Only a Range can need a boundary; nobody who writes files can foresee it.
-    boundary = "" if request.fields.get("range") is None else os.urandom(16).hex()
+    # Only several ranges need a boundary; nobody who writes files can foresee it.
+    boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
     return plan_file(request, variant, content_type, now_s=now_s, boundary=boundary)
 
 

@@ -58,6 +58,12 @@ def keep_open(cache: Cache, opened: Opened, numbers: range) -> None:
         variant.handle.close()
 
 
+def touch(cache: Cache, number: int) -> None:
+    kept = cache.find(name_of(number))
+    assert kept is not None
+    cache.touch(kept)
+
+
 class TestContents:
     def test_what_is_kept_is_found_by_its_name(self, disk: Disk, clock: Clock) -> None:
         cache = Cache(100_000, clock)
@@ -102,7 +108,8 @@ class TestContents:
         cache = Cache(3 * (1000 + OVERHEAD_BYTES), clock)
         for number in (1, 2, 3):
             cache.keep(name_of(number), PLACE, version_of(number), in_memory(disk, bytes(1000)))
-        cache.find(name_of(1))
+        touch(cache, 1)
+        cache.find(name_of(2))  # to look is not to use
         cache.keep(name_of(4), PLACE, version_of(4), in_memory(disk, bytes(1000)))
         assert [number for number in (1, 2, 3, 4) if cache.find(name_of(number))] == [1, 3, 4]
 
@@ -164,7 +171,7 @@ class TestContents:
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["find", "keep", "forget"]),
+                st.sampled_from(["find", "touch", "keep", "forget"]),
                 st.integers(0, 5),
                 st.integers(1, 3),
                 st.sampled_from([0, 500, 1000, 3000, 9000]),
@@ -180,7 +187,9 @@ class TestContents:
         for action, number, version, size_bytes in steps:
             if action == "find":
                 assert (cache.find(name_of(number)) is not None) is (number in model)
+            elif action == "touch":
                 if number in model:
+                    touch(cache, number)
                     model.move_to_end(number)
             elif action == "forget":
                 cache.forget(name_of(number))
@@ -248,11 +257,24 @@ class TestDescriptors:
         cache = Cache(1, clock)
         most = cache_module._MAX_DESCRIPTORS
         keep_open(cache, opened, range(most))
-        cache.find(name_of(0))
+        touch(cache, 0)
+        cache.find(name_of(1))
         keep_open(cache, opened, range(most, most + 5))
         assert count_open(tmp_path) == most
         assert is_open(tmp_path / "0")
         assert [number for number in range(most + 5) if not cache.find(name_of(number))] == [1, 2, 3, 4, 5]
+        cache.clear()
+
+    def test_found_again_as_it_was_it_is_used_now(self, tmp_path: Path, opened: Opened, clock: Clock) -> None:
+        cache = Cache(1, clock)
+        keep_open(cache, opened, range(2))
+        clock.now_s += cache_module._DESCRIPTOR_IDLE_S
+        variant = opened(0)
+        cache.keep(name_of(0), PLACE, version_of(0), variant)
+        variant.handle.close()
+        clock.now_s += 0.5
+        cache.close_idle()
+        assert [number for number in range(2) if is_open(tmp_path / str(number))] == [0]
         cache.clear()
 
     def test_those_that_nobody_asks_for_are_closed_in_a_while(
@@ -263,7 +285,8 @@ class TestDescriptors:
         clock.now_s += cache_module._DESCRIPTOR_IDLE_S
         cache.close_idle()
         assert count_open(tmp_path) == 3
-        cache.find(name_of(1))
+        cache.find(name_of(0))
+        touch(cache, 1)
         clock.now_s += 0.5
         cache.close_idle()
         assert [number for number in range(3) if is_open(tmp_path / str(number))] == [1]
@@ -325,7 +348,7 @@ class TestAnswers:
 
     def test_those_to_long_conditions_are_not_remembered(self, disk: Disk, clock: Clock) -> None:
         _, kept = self.keep(disk, clock)
-        longest = cache_module._MAX_CONDITIONS_CHARS
+        longest = cache_module._MAX_KEY_CHARS
         kept.remember("GET", "x" * longest, READY)
         kept.remember("GET", "x" * (longest + 1), READY)
         assert list(kept.answers["GET"]) == ["x" * longest]

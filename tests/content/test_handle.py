@@ -75,7 +75,7 @@ class TestClosing:
         with pytest.raises(ValueError, match="closed"):
             handle.call_at_once(os.fstat)
         with pytest.raises(ValueError, match="closed"):
-            handle.has_in_memory(0)
+            handle.has_in_memory(0, 1)
         with pytest.raises(ValueError, match="closed"):
             handle.read_at_once(0, 1)
 
@@ -202,19 +202,38 @@ class TestWithoutWaiting:
         assert has_to_wait(large, lambda: read_in_memory(descriptor, 0, len(CONTENT)))
         assert has_to_wait(large, lambda: handle.read_at_once(0, 1))
         assert any(not has_in_memory(descriptor, 0) for _ in forgotten(large))
-        assert any(not handle.has_in_memory(0) for _ in forgotten(large))
+        assert any(not handle.has_in_memory(0, 1) for _ in forgotten(large))
 
     def test_where_the_file_ends_a_thread_has_to_tell(self, descriptor: int) -> None:
         with pytest.raises(BlockingIOError):
             read_in_memory(descriptor, len(CONTENT) - 3, 4)
         assert not has_in_memory(descriptor, len(CONTENT))
 
-    async def test_of_a_byte_that_was_read_it_tells_that_it_is_in_memory(self, handle: OpenFile) -> None:
+    async def test_of_what_was_read_it_tells_that_it_is_in_memory(self, handle: OpenFile) -> None:
         await handle.read(0, len(CONTENT))
-        for offset in (0, len(CONTENT) - 1):
+        for start, stop in ((0, 1), (0, len(CONTENT)), (len(CONTENT) - 1, len(CONTENT))):
             # Of what it has, the kernel may say that it has not.
-            assert any(handle.has_in_memory(offset) for _ in range(1000))
-        assert not handle.has_in_memory(len(CONTENT))
+            assert any(handle.has_in_memory(start, stop) for _ in range(1000))
+
+    async def test_both_ends_have_to_be_there(self, handle: OpenFile, descriptor: int) -> None:
+        await handle.read(0, len(CONTENT))
+        assert any(has_in_memory(descriptor, len(CONTENT) - 1) for _ in range(1000))
+        assert not handle.has_in_memory(len(CONTENT) - 1, len(CONTENT) + 1)
+        assert not handle.has_in_memory(len(CONTENT), len(CONTENT) + 1)
+
+    @pytest.mark.parametrize(
+        "known", [pytest.param(0, id="the first"), pytest.param(len(CONTENT) - 1, id="the last")]
+    )
+    def test_one_end_in_memory_is_not_enough(
+        self, large: Path, descriptor: int, handle: OpenFile, known: int
+    ) -> None:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        for _ in forgotten(large):
+            # Without reading ahead, only the page that is read is in memory.
+            os.pread(descriptor, 1, known)
+            if not handle.has_in_memory(0, len(CONTENT)):
+                return
+        raise AssertionError("it says that both are")
 
     def test_a_failing_read_is_left_to_a_thread_to_report(self, root: Path) -> None:
         descriptor = os.open(root, os.O_RDONLY)

@@ -46,6 +46,7 @@ Wrong bytes
     two releases mixed                       test_races.py TestDeploy
     an error page in a body, a short body    test_disk.py TestFailing
     404 for a disk that fails                test_disk.py TestFailing
+    a file system without sendfile           test_disk.py TestWithoutSendfile
     If-Range with the wrong tag              protocol/test_conditional.py TestIfRange
     2^31 and 2^32                            protocol/test_ranges.py
 

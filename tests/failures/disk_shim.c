@@ -5,6 +5,7 @@
    held-from-N-   reading does from byte N, and succeeds before it
    eio-open       opening fails
    eio-read-N-    reading succeeds before byte N and fails from there
+   no-sendfile    there is no sendfile for it, as on some file systems
 
    What is held or fails is not in memory: where nothing may wait for a disk (RESOLVE_CACHED, RWF_NOWAIT), it
    is EAGAIN. Of a file that fails nothing is in memory. With DISK_SHIM_NO_OPENAT2 set there is no openat2, as
@@ -79,17 +80,26 @@ static off_t find_number(const char *path, const char *mark)
     return found == NULL ? -1 : (off_t)atoll(found + strlen(mark));
 }
 
-/* How many of size bytes from offset may be read now; -1 with errno when none. */
-static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wait)
+/* Where descriptor leads to; 0 when the system does not say. */
+static int find_path(int descriptor, char path[PATH_MAX + 1])
 {
-    char link[64], path[PATH_MAX + 1];
+    char link[64];
     int saved = errno;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, PATH_MAX);
     errno = saved;
     if (length < 0)
-        return (ssize_t)size;
+        return 0;
     path[length] = 0;
+    return 1;
+}
+
+/* How many of size bytes from offset may be read now; -1 with errno when none. */
+static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wait)
+{
+    char path[PATH_MAX + 1];
+    if (!find_path(descriptor, path))
+        return (ssize_t)size;
     off_t held = strstr(path, "held-read") != NULL ? 0 : find_number(path, "held-from-");
     off_t failing = find_number(path, "eio-read-");
     if (held < 0 && failing < 0)
@@ -116,6 +126,12 @@ static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wai
             size = (size_t)(failing - offset);
     }
     return (ssize_t)size;
+}
+
+static int is_without_sendfile(int descriptor)
+{
+    char path[PATH_MAX + 1];
+    return find_path(descriptor, path) && strstr(path, "no-sendfile") != NULL;
 }
 
 #define OPEN(name)                                                                                          \
@@ -175,6 +191,10 @@ static ssize_t check_read(int descriptor, size_t size, off_t offset, int may_wai
 #define SENDFILE(name, offset_type)                                                                         \
     ssize_t name(int to, int from, offset_type *offset, size_t size)                                        \
     {                                                                                                       \
+        if (is_without_sendfile(from)) {                                                                    \
+            errno = EINVAL;                                                                                 \
+            return -1;                                                                                      \
+        }                                                                                                   \
         ssize_t good = check_read(from, size, offset != NULL ? (off_t)*offset : -1, 1);                     \
         return good < 0 ? -1 : NEXT(name)(to, from, offset, (size_t)good);                                  \
     }

@@ -281,3 +281,46 @@ class TestFailing:
         await wait_until(lambda: "aborted" in server.read_errors())
         lines = server.read_errors().splitlines()
         assert len(lines) == 2, lines
+
+
+class TestWithoutSendfile:
+    """Files of a file system that does not know it arrive all the same."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param("no-sendfile.bin", id="in memory"),
+            pytest.param("no-sendfile-held-from-0-.bin", id="to be waited for"),
+        ],
+    )
+    async def test_every_byte_arrives(self, root: Path, server: Subject, shim: DiskShim, name: str) -> None:
+        content = LARGE * 8
+        (root / name).write_bytes(content)
+        async with RawClient(server.port, timeout_s=30) as client:
+            whole = asyncio.create_task(client.ask(format_request(f"/{name}")))
+            if "held" in name:
+                await wait_until(lambda: count_open(server, name) > 0)
+                assert not whole.done()
+            shim.release()
+            assert (await whole).body == content
+            part = await client.ask(format_request(f"/{name}", "Range: bytes=99999-7000000"))
+            assert (part.status, part.body) == (206, content[99_999:7_000_001])
+            await ask_for_good_files(server.port, 50)
+
+    async def test_one_that_shrinks_meanwhile_aborts_the_connection(
+        self, root: Path, server: Subject
+    ) -> None:
+        path = root / "no-sendfile.bin"
+        path.touch()
+        os.truncate(path, 64 << 20)  # more than the kernel's buffers of one connection hold
+        async with RawClient(server.port) as client:
+            await client.send(format_request("/no-sendfile.bin"))
+            await client.reader.readuntil(b"\r\n\r\n")
+            os.truncate(path, 1 << 20)
+            try:
+                received = await client.read_to_end()
+            except ConnectionResetError:
+                received = b""
+        assert len(received) < 64 << 20
+        await wait_until(lambda: "aborted" in server.read_errors())
+        assert len(server.read_errors().splitlines()) == 1
