@@ -16,8 +16,8 @@ from typing import NamedTuple
 from aioserve.content.site import Site
 from aioserve.network.access_log import Exchange
 from aioserve.network.clock import Clock
-from aioserve.network.sender import TornBody, UnreadBody, send_answer
-from aioserve.network.shortcuts import Shortcuts
+from aioserve.network.sender import TornBody, UnreadBody, send_answer, send_at_once, send_slice
+from aioserve.network.shortcuts import Answer, Shortcuts
 from aioserve.network.stream import Stream
 from aioserve.protocol.http1 import (
     CHUNKED,
@@ -31,8 +31,8 @@ from aioserve.protocol.http1 import (
     parse_fields,
     parse_head,
 )
-from aioserve.protocol.message import BadRequest, Request
-from aioserve.protocol.plan import Field, Plan, plan_error
+from aioserve.protocol.message import BadRequest, Fields, Request
+from aioserve.protocol.plan import Field, Plan, Slice, plan_error
 
 _logger = logging.getLogger("aioserve")
 
@@ -53,6 +53,18 @@ class ConnectionLimits(NamedTuple):
     keepalive_timeout_busy_s: float
 
 
+class Begun(NamedTuple):
+    """An answer that was sent from where its request arrived, up to `sent_bytes` of its body.
+
+    `rest` is what is left to send, with a handle to be closed. `keep` says whether the connection goes on.
+    """
+
+    status: int
+    sent_bytes: int
+    rest: Slice | None
+    keep: bool
+
+
 class Connection:
     """Serves one client until either side ends it.
 
@@ -62,6 +74,7 @@ class Connection:
     __slots__ = (
         "_answered_bytes",
         "_at_s",
+        "_begun",
         "_client",
         "_clock",
         "_idle_since",
@@ -105,30 +118,56 @@ class Connection:
         self._is_draining = False
         # The one that is being answered; None when there is none, or when it could not be read.
         self._request: Request | None = None
+        # What the coroutine is woken for when the answer was sent from where its request arrived.
+        self._begun: Begun | None = None
         self._begin_exchange()
+        stream.offer(self._answer_at_once)
 
     async def run(self) -> None:
         """Serves the client; returns when the connection is ended or lost."""
+        stream = self._stream
         try:
-            # A client that connects owes its first head at once; later ones may wait.
-            self._stream.deadline = self._loop.time() + self._limits.head_timeout_s
-            while await self._exchange() and not self._is_draining:
-                self._stream.deadline = self._loop.time() + self._limits.keepalive_timeout_s
+            # A client that connects owes its first head at once; who has been answered before this may wait.
+            if self._idle_since is None:
+                stream.deadline = self._loop.time() + self._limits.head_timeout_s
+            # The wait between requests stands here: further down it would cost each idle one more memory.
+            while True:
+                if self._begun is None and not stream.has_data:
+                    if self._is_draining:
+                        # Only before the first request: there is no last answer that a client could lose.
+                        stream.end()
+                        break
+                    self._idle_since = self._loop.time()
+                    try:
+                        await stream.wait_for_data(self._answer_at_once)
+                    except (EOFError, TimeoutError):
+                        if self._begun is None:
+                            break
+                    finally:
+                        self._idle_since = None
+                if not await self._exchange() or self._is_draining:
+                    break
+                stream.deadline = self._loop.time() + self._limits.keepalive_timeout_s
             self._idle_since = self._loop.time()
-            await self._stream.close()
+            await stream.close()
         except ConnectionError:
             # Where bytes went past the transport, it does not know yet.
-            self._stream.abort()
+            stream.abort()
         except TornBody:
             # After the head nothing turns into a status: a broken connection is the only honest sign.
             _logger.warning("a file ended before its announced length: the connection is aborted")
-            self._stream.abort()
+            stream.abort()
         except asyncio.CancelledError:
-            self._stream.abort()
+            stream.abort()
             raise
         except Exception:
             _logger.exception("a connection ended by a defect of the server")
             await self._confess()
+        finally:
+            if self._begun is not None and self._begun.rest is not None:
+                # It was cancelled when it had just been woken.
+                self._begun.rest.handle.close()
+                self._report_request(self._begun.status, self._begun.sent_bytes, is_whole=False)
 
     async def _confess(self) -> None:
         """Answers 500 when nothing of an answer has been sent yet; else breaks the connection."""
@@ -153,29 +192,17 @@ class Connection:
     async def _exchange(self) -> bool:
         """Reads one request and answers it; True when another may follow on the connection."""
         try:
-            head = await self._read_head()
-            return head is not None and await self._answer(head)
+            if self._begun is not None:
+                return await self._finish(self._begun)
+            return await self._answer(await self._read_head())
         except BadRequest as error:
             _logger.debug("%s: %d, %s", self._client, error.status, error.reason)
             await self._send(plan_error(self._request, error.status), keep=False)
             return False
 
-    async def _read_head(self) -> bytes | None:
-        """The next head; None when the client is done. Raises BadRequest: 408 when it takes too long."""
+    async def _read_head(self) -> bytes:
+        """The next head, of which something is there. Raises BadRequest: 408 when it takes too long."""
         stream = self._stream
-        self._request = None
-        if not stream.has_data:
-            if self._is_draining:
-                # Only before the first request: there is no last answer that a client could lose.
-                self._stream.end()
-                return None
-            self._idle_since = self._loop.time()
-            try:
-                await stream.wait_for_data(self._answer_at_once)
-            except (EOFError, TimeoutError):
-                return None
-            finally:
-                self._idle_since = None
         stream.deadline = self._loop.time() + self._limits.head_timeout_s
         self._begin_exchange()
         try:
@@ -192,32 +219,74 @@ class Connection:
         )
 
     def _answer_at_once(self, head: bytes) -> bool:
-        """Answers `head` if that needs nothing but what is in memory; the coroutine is waiting for a head."""
-        begun = self._loop.time()
-        found = self._shortcuts.find(head)
-        if found is None:
+        """Answers `head` if that needs nothing but what is in memory; the coroutine is waiting for a head, or
+        has not taken its first step."""
+        if self._is_draining:
             return False
-        (start, rest, body, size_bytes, status), request, asked = found
-        self._stream.write_at_once((start, self._clock.date_bytes, rest, body), size_bytes)
-        self._idle_since = begun
-        self._stream.deadline = begun + self._keepalive_timeout_s
+        started = self._loop.time()
+        try:
+            answer = self._shortcuts.find(head)
+        except Exception:
+            # The coroutine goes the same way, and can say so to the client.
+            _logger.exception("a request was not answered at once by a defect of the server")
+            return False
+        if answer is None:
+            return False
+        (start, rest, body, size_bytes, status, span), request, asked, _ = answer
+        stream = self._stream
+        if span is not None and not stream.is_awaited:
+            # Cancelled before its first step, the coroutine would not close the file.
+            return False
+        stream.write_at_once((start, self._clock.date_bytes, rest, body), size_bytes)
+        self._idle_since = started
+        stream.deadline = started + self._keepalive_timeout_s
         if self._observe is not None:
-            self._observe(
-                Exchange(
-                    client=self._client,
-                    at_s=time.time(),
-                    request_line=_format_request_line(request),
-                    status=status,
-                    sent_bytes=len(body),
-                    duration_s=self._loop.time() - begun,
-                    referer=asked.fields.get("referer"),
-                    user_agent=asked.fields.get("user-agent"),
-                    is_whole=True,
-                )
-            )
+            self._at_s, self._started = time.time(), started
+        if span is not None or not asked.keeps:
+            self._begin(answer)
+        elif self._observe is not None:
+            self._report(request, asked.fields, status, len(body), is_whole=True)
         return True
 
+    def _begin(self, answer: Answer) -> None:
+        """Sends of the file what the client takes now, and wakes the coroutine if something is left to do."""
+        ready, request, asked, handle = answer
+        sent_bytes, rest = len(ready.body), None
+        if ready.span is not None and handle is not None:
+            start, stop = ready.span
+            try:
+                taken_bytes = send_at_once(self._stream, handle, start, stop)
+            except OSError:
+                # The coroutine meets it again, and knows what it means.
+                taken_bytes = 0
+            sent_bytes += taken_bytes
+            if start + taken_bytes < stop:
+                rest = Slice(handle.share(), start + taken_bytes, stop)
+        if rest is None:
+            self._report(request, asked.fields, ready.status, sent_bytes, is_whole=True)
+            if asked.keeps:
+                return
+        self._idle_since = None
+        self._request = Request(request.method, request.target, request.version, asked.fields)
+        self._begun = Begun(ready.status, sent_bytes, rest, asked.keeps)
+        self._stream.wake()
+
+    async def _finish(self, begun: Begun) -> bool:
+        """Sends what is left of an answer that has begun; True when another request may follow."""
+        self._begun = None
+        if begun.rest is not None:
+            before, is_whole = self._stream.written_bytes, False
+            try:
+                await send_slice(self._stream, *begun.rest)
+                is_whole = True
+            finally:
+                begun.rest.handle.close()
+                sent_bytes = begun.sent_bytes + self._stream.written_bytes - before
+                self._report_request(begun.status, sent_bytes, is_whole=is_whole)
+        return begun.keep
+
     def _begin_exchange(self) -> None:
+        self._request = None
         self._at_s, self._started = time.time(), self._loop.time()
         self._answered_bytes = self._stream.written_bytes
 
@@ -281,7 +350,6 @@ class Connection:
 
     async def _send(self, plan: Plan, keep: bool) -> None:
         """Sends `plan` and tells the observer. `keep` says whether the connection may stay open after it."""
-        request = self._request
         head = format_head(plan.status, self._format_wire_fields(keep and not self._is_draining), plan.fields)
         before, is_whole = self._stream.written_bytes, False
         try:
@@ -289,20 +357,31 @@ class Connection:
             is_whole = True
         finally:
             written_bytes = self._stream.written_bytes - before
-            if self._observe is not None and written_bytes:
-                self._observe(
-                    Exchange(
-                        client=self._client,
-                        at_s=self._at_s,
-                        request_line=_format_request_line(request),
-                        status=plan.status,
-                        sent_bytes=written_bytes - len(head),
-                        duration_s=self._loop.time() - self._started,
-                        referer=request.fields.get("referer") if request else None,
-                        user_agent=request.fields.get("user-agent") if request else None,
-                        is_whole=is_whole,
-                    )
+            if written_bytes:
+                self._report_request(plan.status, written_bytes - len(head), is_whole=is_whole)
+
+    def _report_request(self, status: int, sent_bytes: int, *, is_whole: bool) -> None:
+        request = self._request
+        self._report(request, request.fields if request else None, status, sent_bytes, is_whole=is_whole)
+
+    def _report(
+        self, request: Request | None, fields: Fields | None, status: int, sent_bytes: int, *, is_whole: bool
+    ) -> None:
+        """Tells the observer. `fields` are those of the request, which may have none of its own."""
+        if self._observe is not None:
+            self._observe(
+                Exchange(
+                    client=self._client,
+                    at_s=self._at_s,
+                    request_line=_format_request_line(request),
+                    status=status,
+                    sent_bytes=sent_bytes,
+                    duration_s=self._loop.time() - self._started,
+                    referer=fields.get("referer") if fields else None,
+                    user_agent=fields.get("user-agent") if fields else None,
+                    is_whole=is_whole,
                 )
+            )
 
     def _format_wire_fields(self, keep: bool) -> tuple[Field, ...]:
         fields = (("Date", self._clock.date), *self._server_field)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
-from aioserve.network.stream import DirectSocket, Stream
+from aioserve.network.stream import Stream
 from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
 from aioserve.protocol.variant import Handle
 
@@ -22,6 +23,10 @@ _PIECE_BYTES = 256 * 1024
 
 # What one call to the kernel moves at the most, so that a fast client leaves the loop to others.
 _WINDOW_BYTES = 1024 * 1024
+
+# What is copied where a file goes past: a part of this size, so that one call to the kernel takes it with its
+# head, and what waits in the transport for a client that has as much as the kernel holds for it.
+_COPIED_BYTES = 16 * 1024
 
 
 class UnreadBody(Exception):
@@ -54,22 +59,32 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
 
 
 async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
-    first = next(part for part in parts if isinstance(part, Slice))
-    if first.handle.data is None:
-        await _ensure_readable(first)
-        direct = stream.open_direct()
-        if direct is not None:
-            try:
-                await _send_directly(direct, head, parts)
-            finally:
-                stream.close_direct()
-            return
-    await _send_through(stream, head, parts)
+    await _ensure_readable(next(part for part in parts if isinstance(part, Slice)))
+    for part in parts:
+        match part:
+            case Bytes(data):
+                head += data
+            case Slice(handle, start, stop):
+                if stop - start > _COPIED_BYTES and handle.data is None and stream.passes_files:
+                    stream.write(head)
+                else:
+                    start += await _send_piece(stream, head, handle, start, stop)
+                head = b""
+                await send_slice(stream, handle, start, stop)
+                if part is not parts[-1]:
+                    await asyncio.sleep(0)
+            case _:
+                assert_never(part)
+    if head:
+        stream.write(head)
+        await stream.drain()
 
 
 async def _ensure_readable(part: Slice) -> None:
     """Waits for the first piece: as long as nothing is sent, a disk that fails is an answer of its own."""
-    if part.handle.has_in_memory(part.start):
+    if part.handle.data is not None:
+        return
+    if part.handle.has_in_memory(part.start, min(part.start + _COPIED_BYTES, part.stop)):
         return
     try:
         first = await part.handle.read_first(part.start, min(_PIECE_BYTES, part.stop - part.start))
@@ -79,80 +94,83 @@ async def _ensure_readable(part: Slice) -> None:
         raise UnreadBody("it has become shorter")
 
 
-async def _send_directly(direct: DirectSocket, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
-    await direct.send(head, has_more=True)
-    last = parts[-1]
-    for part in parts:
-        match part:
-            case Bytes(data):
-                await direct.send(data, has_more=part is not last)
-            case Slice(handle, start, stop):
-                try:
-                    await _send_slice(direct, handle, start, stop)
-                except ConnectionResetError:
-                    raise
-                except OSError as error:
-                    raise TornBody from error
-            case _:
-                assert_never(part)
+async def send_slice(stream: Stream, handle: Handle, start: int, stop: int) -> None:
+    """Sends the bytes `[start, stop)` of a file, for which the head is sent.
 
-
-async def _send_slice(direct: DirectSocket, handle: Handle, start: int, stop: int) -> None:
+    Raises TornBody when the file does not have them, ConnectionError when the client has left.
+    """
+    # What waits of the head goes first; then the file may go past the transport.
+    await stream.drain()
     while start < stop:
         end = min(start + _WINDOW_BYTES, stop)
-        # The two ends tell of what is between them.
-        is_in_memory = handle.has_in_memory(start) and handle.has_in_memory(end - 1)
-        if is_in_memory:
-            sent_bytes = handle.call_at_once(partial(direct.send_file, start, end - start))
-        else:
-            sent_bytes = await handle.call(partial(_send_from_disk, direct, start, end, stop))
-        if sent_bytes < 0:
-            await direct.wait_until_writable()
-            continue
-        if not sent_bytes:
-            raise TornBody
-        direct.count(sent_bytes)
+        try:
+            sent_bytes = send_at_once(stream, handle, start, end)
+            if not sent_bytes and stream.passes_files and not handle.has_in_memory(start, end):
+                sent_bytes = await _send_from_disk(stream, handle, start, end, stop)
+        except ConnectionResetError:
+            raise
+        except OSError as error:
+            raise TornBody from error
         start += sent_bytes
-        if is_in_memory and start == end < stop:
-            # There is room for more, but the others come first.
+        if start < end:
+            # The kernel holds as much as it may: the transport tells when the client has taken some of it.
+            start += await _send_piece(stream, b"", handle, start, stop)
+        if start < stop:
+            # There may be room for more, but the others come first.
             await asyncio.sleep(0)
 
 
-def _send_from_disk(direct: DirectSocket, start: int, end: int, stop: int, descriptor: int) -> int:
-    """Sends `[start, end)` and asks the disk for what comes then; in a thread."""
-    if end < stop and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, end, min(_WINDOW_BYTES, stop - end), os.POSIX_FADV_WILLNEED)
-    return direct.send_file(start, end - start, descriptor)
+def send_at_once(stream: Stream, handle: Handle, start: int, stop: int) -> int:
+    """Sends what can be sent of the bytes `[start, stop)` without waiting; gives how many. Raises OSError."""
+    end = min(start + _WINDOW_BYTES, stop)
+    if not stream.passes_files or not handle.has_in_memory(start, end):
+        return 0
+    return handle.call_at_once(partial(stream.send_file, start, end - start))
 
 
-async def _send_through(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice]) -> None:
-    """Sends in pieces of bounded size, the head together with the first one."""
-    for part in parts:
-        match part:
-            case Bytes(data):
-                head += data
-            case Slice(handle, start, stop):
-                while start < stop:
-                    piece = await _read_piece(handle, start, stop)
-                    stream.write(head, piece)
-                    head = b""
-                    start += len(piece)
-                    del piece  # a client that reads slowly should cost one piece, not two
-                    await stream.drain()
-            case _:
-                assert_never(part)
-    if head:
-        stream.write(head)
-        await stream.drain()
+async def _send_from_disk(stream: Stream, handle: Handle, start: int, end: int, stop: int) -> int:
+    """Sends of `[start, end)` in a thread, and asks the disk for what comes then; gives how many bytes."""
+    lent = stream.lend_socket()
+    if lent is None:
+        return 0
 
+    def send(descriptor: int) -> int:
+        if end < stop and hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, end, min(_WINDOW_BYTES, stop - end), os.POSIX_FADV_WILLNEED)
+        return lent.send_file(start, end - start, descriptor)
 
-async def _read_piece(handle: Handle, start: int, stop: int) -> bytes:
-    if handle.data is not None:
-        return handle.data[start:stop]
     try:
-        piece = await handle.read(start, min(_PIECE_BYTES, stop - start))
-    except OSError as error:
-        raise TornBody from error
+        sent_bytes = await handle.call(send)
+    finally:
+        lent.close()
+    stream.count(sent_bytes)
+    return sent_bytes
+
+
+async def _send_piece(stream: Stream, head: bytes, handle: Handle, start: int, stop: int) -> int:
+    """Sends `head` and some of the bytes `[start, stop)` through here; gives how many of these.
+
+    Returns when the client has taken enough that more may be written.
+    """
+    data = handle.data
+    if data is None:
+        size_bytes = _COPIED_BYTES if stream.passes_files else _PIECE_BYTES
+        data, start, stop = await _read(handle, start, min(start + size_bytes, stop)), 0, size_bytes
+    piece = data[start:stop]
     if not piece:
         raise TornBody
-    return piece
+    stream.write(head, piece)
+    sent_bytes = len(piece)
+    del data, piece  # a client that reads slowly should cost one piece, not two
+    await stream.drain()
+    return sent_bytes
+
+
+async def _read(handle: Handle, start: int, stop: int) -> bytes:
+    try:
+        with suppress(BlockingIOError):
+            return handle.read_at_once(start, stop)
+        return await handle.read(start, stop - start)
+    except OSError as error:
+        raise TornBody from error

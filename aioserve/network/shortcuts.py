@@ -6,35 +6,48 @@ same functions read, look and decide. What was found on it is remembered by the 
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import NamedTuple
 
-from aioserve.content.cache import Kept, Ready
+from aioserve.content.cache import Absent, Kept, Ready
 from aioserve.content.site import Site
 from aioserve.network.clock import Clock
 from aioserve.protocol.http1 import (
-    format_head,
+    format_fields,
+    format_status_line,
     is_plain_block,
     parse_fields,
     parse_request_fields,
     parse_request_line,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Bytes, Empty, Field, Plan, Slice, find_conditions
+from aioserve.protocol.negotiation import prefers_html
+from aioserve.protocol.plan import Bytes, Field, Parts, Plan, Slice, find_conditions
+from aioserve.protocol.variant import Handle
 
 # What is remembered of requests: longer heads are rare, and so are sites with more files in use.
 _MAX_KNOWN_HEAD_BYTES = 4096
 _MAX_KNOWN_LINE_BYTES = 512
 _MAX_KNOWN_LINES = 16_384
-_MAX_KNOWN_BLOCKS = 1024
-
-# What stands in an answer's head before the one value that is another one each second.
-_BEFORE_DATE = b"\r\nDate: "
-
-# A part of a file that is not kept itself goes through here up to this size; sendfile has more to prepare.
-_MAX_AT_ONCE_BYTES = 128 * 1024
+_MAX_KNOWN_BLOCKS = 256
+_MAX_ABSENT = 1024
 
 # Fields for which the connection has more to do than to answer.
 _OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "expect"})
+
+# A line is remembered without the fields that came with it: there may be many of them.
+_NO_FIELDS = Fields({})
+
+_CLOSE = b"\r\nConnection: close"
+
+# What a client that goes has in its key; no condition looks like this.
+_CLOSES = "close"
+
+_END = b"\r\n\r\n"
+
+# A line that programs write for each request anew, in the form in which most of them do.
+_RANGE_LINE = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9]++-[0-9]*+)(?=\r\n)")
 
 
 class Known(NamedTuple):
@@ -48,21 +61,39 @@ class Known(NamedTuple):
 class Asked:
     """A block of field lines that asks for an answer and nothing else of the connection.
 
-    `conditions` are those of `plan.find_conditions`. The fields are read when somebody wants to know more.
+    It begins with the end of the request line and ends with the empty one.
+    `key` is equal for all that get the same answer from one file: the conditions (`plan.find_conditions`),
+    and whether the client stays (`keeps`). It is None where the answer is for this once. The fields are read
+    when somebody wants to know more.
     """
 
-    __slots__ = ("_fields", "block", "conditions")
+    __slots__ = ("_block", "_fields", "_prefers_html", "keeps", "key")
 
-    def __init__(self, block: bytes, conditions: str | None, fields: Fields | None) -> None:
-        self.block = block
-        self.conditions = conditions
+    def __init__(
+        self, block: bytes, conditions: str | None, fields: Fields | None, *, keeps: bool = True
+    ) -> None:
+        self._block = block
+        self.key = conditions if keeps or conditions is None else conditions + _CLOSES
+        self.keeps = keeps
         self._fields = fields
+        self._prefers_html: bool | None = None
 
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            self._fields = parse_fields(self.block, max_fields=len(self.block))
+            self._fields = parse_fields(self._block[2:-2], max_fields=len(self._block))
         return self._fields
+
+    @property
+    def prefers_html(self) -> bool:
+        if self._prefers_html is None:
+            self._prefers_html = prefers_html(self.fields.get("accept"))
+        return self._prefers_html
+
+
+# What is to be sent, the request, of which the fields are those of Asked and its own may be none, and the
+# handle for Ready.span.
+Answer = tuple[Ready, Request, Asked, Handle | None]
 
 
 class Shortcuts:
@@ -87,16 +118,18 @@ class Shortcuts:
         self._files = site.files
         self._looked_at = site.files.looked_at
         self._clock = clock
-        self._server_field = server_field
+        # What stands in a head between the fields Date and Connection.
+        self._server_lines = format_fields(server_field)
         self._max_fields = max_fields
         self._max_line_bytes = max_line_bytes
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, max_head_bytes)
         self._lines: dict[bytes, Known] = {}
+        self._absent: dict[bytes, tuple[Absent, Request]] = {}
         self._blocks: dict[bytes, Asked | None] = {}
 
-    def find(self, head: bytes) -> tuple[Ready, Request, Asked] | None:
+    def find(self, head: bytes) -> Answer | None:
         """The answer to `head`, when that is one whole head that asks for nothing else of the connection, and
-        all that is needed is in memory. The fields are those of Asked; those of the request may be older."""
+        all that is needed is in memory, or is a file in the kernel's."""
         if len(head) > self._max_head_bytes:
             return None
         end = head.find(b"\r\n")
@@ -108,35 +141,77 @@ class Shortcuts:
         if known is None or not known.kept.is_held:
             return self._look_up(head, end, asked)
         kept, answers, request = known
-        ready = answers.get(asked.conditions)  # type: ignore[arg-type]  # None has no answer
-        if ready is None and not _can_prepare(known, asked):
-            return None
         if not (kept in self._looked_at or self._files.is_current(kept)):
             return None
+        ready = answers.get(asked.key) or self._prepare(known, asked)  # type: ignore[arg-type]
         if ready is None:
-            plan = self._site.plan_kept(request._replace(fields=asked.fields), kept, self._clock.now_s)
-            ready = self._make_ready(plan)
-            has_data = kept.variant.handle.data is not None
-            if ready is not None and has_data and asked.conditions is not None and plan.status in (200, 304):
-                kept.remember(request.method, asked.conditions, ready)
-        return None if ready is None else (ready, request, asked)
+            return None
+        handle = kept.variant.handle
+        if ready.span is not None and not handle.has_in_memory(ready.span[0], ready.span[0] + 1):
+            # A disk that fails is an answer of its own, as long as nothing is sent.
+            return None
+        return ready, request, asked, handle
 
-    def _look_up(self, head: bytes, end: int, asked: Asked) -> tuple[Ready, Request, Asked] | None:
+    def _prepare(self, known: Known, asked: Asked) -> Ready | None:
+        """The answer from a file that is kept and current, to fields that it was not yet asked with."""
+        method, target, version, _ = known.request
+        request = Request(method, target, version, asked.fields)
+        plan = self._site.plan_kept(request, known.kept, self._clock.now_s)
+        ready = self._make_ready(plan, asked)
+        if ready is not None and asked.key is not None and plan.status in (200, 304):
+            known.kept.remember(method, asked.key, ready)
+        return ready
+
+    def _look_up(self, head: bytes, end: int, asked: Asked) -> Answer | None:
         """The same for a request line that is not known, or of a file that was let go."""
         if end > self._max_line_bytes:
             return None
+        line = head[:end]
+        if line in self._absent:
+            absent, request = self._absent[line]
+            if self._files.is_absent(absent):
+                return self._answer_absent(absent, request, asked)
+            del self._absent[line]
         try:
             method, target, version = parse_request_line(head[: end + 2])
             if version != (1, 1):
                 return None
             request = Request(method, target, version, asked.fields)
             with self._site.respond(request, self._clock.now_s) as plan:
-                ready = self._make_ready(plan)
+                ready = self._make_ready(plan, asked)
         except (BadRequest, BlockingIOError):
             return None
         if plan.status in (200, 206, 304):
             self.remember(head, request)
-        return None if ready is None else (ready, request, asked)
+        elif plan.status == 404 and not isinstance(plan.body, Slice):
+            self._remember_absent(line, request)
+        if ready is None:
+            return None
+        if ready.span is None:
+            return ready, request, asked, None
+        # The file has been closed, unless it is kept.
+        known = self._lines.get(line)
+        return self.find(head) if known is not None and known.kept.is_held else None
+
+    def _answer_absent(self, absent: Absent, request: Request, asked: Asked) -> Answer | None:
+        key = asked.prefers_html, asked.keeps
+        ready = absent.answers.get(key)
+        if ready is None:
+            ready = self._make_ready(self._site.plan_absent(request._replace(fields=asked.fields)), asked)
+            if ready is None:
+                return None
+            absent.answers[key] = ready
+        return ready, request, asked, None
+
+    def _remember_absent(self, line: bytes, request: Request) -> None:
+        if not self._files.keeps or len(line) > _MAX_KNOWN_LINE_BYTES:
+            return
+        absent = self._site.find_absent(request)
+        if absent is None:
+            return
+        if len(self._absent) >= _MAX_ABSENT:
+            del self._absent[next(iter(self._absent))]
+        self._absent[line] = absent, request._replace(fields=_NO_FIELDS)
 
     def remember(self, head: bytes, request: Request) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
@@ -151,54 +226,64 @@ class Shortcuts:
             return
         if len(self._lines) >= _MAX_KNOWN_LINES:
             del self._lines[next(iter(self._lines))]
+        request = request._replace(fields=_NO_FIELDS)
         self._lines[head[:end]] = Known(kept, kept.answers[request.method], request)
 
     def _read_block(self, block: bytes) -> Asked | None:
-        """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1, of
-        a client that stays, and without a body."""
+        """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1
+        without a body."""
         if not block.endswith(b"\r\n\r\n"):
             return None
-        lines = block[2:-2]
-        if is_plain_block(lines, max_fields=self._max_fields):
-            asked: Asked | None = Asked(lines, "", None)
+        # One of them: of many, each would be looked for in what is left without the one before.
+        range_line = _RANGE_LINE.search(block) if block.count(b"ange: bytes=") == 1 else None
+        if range_line is not None and block.count(b"\n") - 2 <= self._max_fields:
+            rest = block[: range_line.start()] + block[range_line.end() :]
+            asked = self._blocks[rest] if rest in self._blocks else self._read_block(rest)
+            if asked is not None and asked.key in ("", _CLOSES):
+                # As many as there are ranges: they are not worth remembering.
+                values = {**asked.fields.values, "range": range_line[1].decode()}
+                return Asked(block, None, Fields(values, asked.fields.repeated), keeps=asked.keeps)
+        if is_plain_block(block[2:-2], max_fields=self._max_fields):
+            asked = Asked(block, "", None)
         else:
-            asked = self._read_fields(lines)
+            asked = self._read_fields(block)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
-            del self._blocks[next(iter(self._blocks))]
+            # Cheaper than to look for the oldest, and soon known again.
+            self._blocks.clear()
         self._blocks[block] = asked
         return asked
 
-    def _read_fields(self, lines: bytes) -> Asked | None:
+    def _read_fields(self, block: bytes) -> Asked | None:
         try:
-            fields = parse_request_fields(lines, (1, 1), max_fields=self._max_fields)
+            fields = parse_request_fields(block[2:-2], (1, 1), max_fields=self._max_fields)
         except BadRequest:
             return None
-        stays = fields.values.get("connection", "keep-alive").lower() == "keep-alive"
-        if not stays or not _OF_THE_CONNECTION.isdisjoint(fields.values):
+        connection = fields.values.get("connection", "keep-alive").lower()
+        if connection not in ("keep-alive", "close") or not _OF_THE_CONNECTION.isdisjoint(fields.values):
             return None
-        return Asked(lines, find_conditions(fields), fields)
+        return Asked(block, find_conditions(fields), fields, keeps=connection != "close")
 
-    def _make_ready(self, plan: Plan) -> Ready | None:
-        """The bytes of an answer on a connection that goes on; None: they are too many, or not in memory."""
+    def _make_ready(self, plan: Plan, asked: Asked) -> Ready | None:
+        """The bytes of an answer; None when it has several parts."""
+        body, span = b"", None
         match plan.body:
-            case Empty():
-                body = b""
+            case Slice(handle, start, stop):
+                if handle.data is None:
+                    span = (start, stop)
+                else:
+                    body = handle.data[start:stop]
             case Bytes(body):
                 pass
-            case Slice(handle, start, stop) if handle.data is not None or stop - start <= _MAX_AT_ONCE_BYTES:
-                try:
-                    body = handle.read_at_once(start, stop)
-                except BlockingIOError:
-                    return None
-            case _:
+            case Parts():
                 return None
-        head = format_head(plan.status, (("Date", self._clock.date), *self._server_field), plan.fields)
-        date_at = head.index(_BEFORE_DATE) + len(_BEFORE_DATE)
-        date_end = date_at + len(self._clock.date_bytes)
-        return Ready(head[:date_at], head[date_end:], body, len(head) + len(body), plan.status)
+        begin = _begin_head(plan.status)
+        connection_lines = b"" if asked.keeps else _CLOSE
+        rest = self._server_lines + connection_lines + format_fields(plan.fields) + _END
+        size_bytes = len(begin) + len(self._clock.date_bytes) + len(rest) + len(body)
+        return Ready(begin, rest, body, size_bytes, plan.status, span)
 
 
-def _can_prepare(known: Known, asked: Asked) -> bool:
-    """False for a large file as a whole: to find that out again would be for nothing."""
-    has_data = known.kept.variant.handle.data is not None
-    return has_data or asked.conditions != "" or known.request.method == "HEAD"
+@cache
+def _begin_head(status: int) -> bytes:
+    """A head up to the one value that is another one each second."""
+    return format_status_line(status) + b"\r\nDate: "

@@ -14,18 +14,23 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
+from aioserve.content.handle import Descriptor
+
 # Answers are never interleaved and a body is written piece by piece: what waits in the transport is at most
-# one piece more than this.
-_WRITE_HIGH_WATER_BYTES = 64 * 1024
+# one piece more than this. Nothing, where bytes can go past it once it is empty; TLS has to be kept busy.
+_WRITE_HIGH_WATER_BYTES = 0
+_WRITE_HIGH_WATER_TLS_BYTES = 64 * 1024
 
 # What is read before somebody asks for more: at most one read of the transport (256 KiB) beyond this.
 _READ_HIGH_WATER_BYTES = 64 * 1024
 
-_MSG_MORE = getattr(socket, "MSG_MORE", 0)
+# What sendfile says of a file system that does not know it.
+_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-# What sendfile says of the socket, where everything else is of the file.
+# What it says of the socket, where everything else is of the file.
 _OF_THE_CLIENT = (
     errno.EPIPE,
     errno.ECONNRESET,
@@ -61,7 +66,6 @@ class Stream(asyncio.Protocol):
         "_answer",
         "_buffer",
         "_descriptor",
-        "_direct",
         "_has_ended",
         "_is_clear",
         "_is_reading",
@@ -97,7 +101,6 @@ class Stream(asyncio.Protocol):
         self._is_clear = False
         self._has_ended = False
         self._answer: Callable[[bytes], bool] | None = None
-        self._direct: DirectSocket | None = None
         self.is_lost = False
         self.deadline = math.inf
         # Bytes handed to the transport; what the kernel took of them is the measure of a reader's progress.
@@ -116,7 +119,9 @@ class Stream(asyncio.Protocol):
         # Where a socket is a file to the system, and what is written to it is what the client gets.
         is_plain = not self._is_tls and sys.platform != "win32"
         self._descriptor = transport.get_extra_info("socket").fileno() if is_plain else -1
-        transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
+        transport.set_write_buffer_limits(
+            high=_WRITE_HIGH_WATER_BYTES if is_plain else _WRITE_HIGH_WATER_TLS_BYTES
+        )
         transport.set_protocol(self)
 
     # What the transport calls.
@@ -158,8 +163,6 @@ class Stream(asyncio.Protocol):
         for waiter in (self._reader, self._writer):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(ConnectionResetError("the client has left"))
-        if self._direct is not None:
-            self._direct.wake()
         self._buffer.clear()
         self._on_lost(self)
 
@@ -177,6 +180,20 @@ class Stream(asyncio.Protocol):
     def has_ended(self) -> bool:
         """True when the client has said that it will send no more."""
         return self._has_ended
+
+    @property
+    def is_awaited(self) -> bool:
+        """True while somebody waits for data."""
+        return self._reader is not None
+
+    def offer(self, answer: Callable[[bytes], bool]) -> None:
+        """Gives `answer` what arrives before anybody waits for it, as `wait_for_data` does."""
+        self._answer = answer
+
+    def wake(self) -> None:
+        """Lets who waits for data go on without any; what arrives from now on is theirs."""
+        self._answer, self._is_reading = None, False
+        self._wake_reader()
 
     async def wait_for_data(self, answer: Callable[[bytes], bool] | None = None) -> None:
         """Returns when more bytes have arrived.
@@ -203,6 +220,7 @@ class Stream(asyncio.Protocol):
     async def read_until(self, find_end: Callable[[bytearray, int], int]) -> bytes:
         """The bytes up to where `find_end(buffer, searched)` says; it returns -1 while more are needed."""
         searched = 0
+        self._answer = None
         self._is_reading = True
         try:
             while True:
@@ -279,25 +297,34 @@ class Stream(asyncio.Protocol):
             finally:
                 self._writer = None
 
-    def open_direct(self) -> DirectSocket | None:
-        """The way for files that do not pass through here; None where there is none, or not at the moment.
+    @property
+    def passes_files(self) -> bool:
+        """Whether a file may be sent now without passing through here."""
+        return hasattr(os, "sendfile") and (self._is_clear or self._has_become_clear())
 
-        Nothing is written otherwise until it is closed.
+    def send_file(self, offset: int, size_bytes: int, descriptor: int) -> int:
+        """Sends at most `size_bytes` of a file from `offset`, in one call to the kernel; see `passes_files`.
+
+        Gives how many, which is 0 when the client has to take something before, when the file ends there, and
+        when it cannot be sent this way. Raises ConnectionError when the client has left, OSError when the
+        disk fails.
         """
         self._ensure_open()
-        if not hasattr(os, "sendfile") or not self._has_become_clear():
-            return None
-        try:
-            self._direct = DirectSocket(self, self._descriptor)
-        except OSError:  # out of descriptors
-            return None
-        return self._direct
+        sent_bytes = _send_file(self._descriptor, offset, size_bytes, descriptor)
+        self.written_bytes += sent_bytes
+        return sent_bytes
 
-    def close_direct(self) -> None:
-        """Goes back to the transport."""
-        if self._direct is not None:
-            self._direct.close()
-            self._direct = None
+    def lend_socket(self) -> LentSocket | None:
+        """A duplicate for a thread, to be closed by who asks; None when there are no descriptors left."""
+        self._ensure_open()
+        try:
+            return LentSocket(os.dup(self._descriptor))
+        except OSError:
+            return None
+
+    def count(self, sent_bytes: int) -> None:
+        """Takes to account what was sent through a lent socket."""
+        self.written_bytes += sent_bytes
 
     def _ensure_open(self) -> None:
         # A transport that failed is closing for one turn of the loop before connection_lost is called.
@@ -335,6 +362,10 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends the connection at once; the client sees that the answer is broken."""
+        if self._descriptor >= 0 and not self._transport.is_closing():
+            # A thread may keep its duplicate open for as long as a disk takes.
+            with suppress(OSError):
+                _shut_down(self._descriptor)
         self._transport.abort()
 
     def sweep(self, now: float) -> None:
@@ -342,8 +373,6 @@ class Stream(asyncio.Protocol):
         if self.is_lost:
             return
         waiting_bytes = self._transport.get_write_buffer_size()
-        if self._direct is not None:
-            waiting_bytes += self._direct.waiting_bytes
         taken_bytes = self.written_bytes - waiting_bytes
         if not waiting_bytes or taken_bytes != self._taken_bytes:
             self._taken_bytes = taken_bytes
@@ -363,75 +392,45 @@ class Stream(asyncio.Protocol):
         return rate < self._limits.min_rate_bytes_s
 
 
-class DirectSocket:
-    """A duplicate of a stream's socket, for what does not go through its transport.
+class LentSocket:
+    """A duplicate of a stream's socket for a thread, which may wait for a disk while the stream ends."""
 
-    The event loop waits for one descriptor once; the transport has its own. What is sent here counts as
-    written by the stream.
-    """
-
-    def __init__(self, stream: Stream, descriptor: int) -> None:
-        self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        # With the kinds given, nobody asks the kernel for them. Only the number is used, and MSG_MORE.
-        self._socket = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=os.dup(descriptor)
-        )
-        self._waiter: asyncio.Future[None] | None = None
-        self.waiting_bytes = 0
-        """1 while the client has to take something before more can be sent."""
-
-    async def send(self, data: bytes, *, has_more: bool) -> None:
-        """Sends all of `data`; with `has_more`, the kernel may keep it until the rest is there."""
-        flags = _MSG_MORE if has_more else 0
-        view = memoryview(data)
-        while view:
-            try:
-                sent_bytes = self._socket.send(view, flags)
-            except BlockingIOError:
-                await self.wait_until_writable()
-            except OSError:
-                raise ConnectionResetError("the client has left") from None
-            else:
-                view = view[sent_bytes:]
-                self.count(sent_bytes)
+    def __init__(self, number: int) -> None:
+        self._descriptor = Descriptor(number)
 
     def send_file(self, offset: int, size_bytes: int, descriptor: int) -> int:
-        """Sends at most `size_bytes` of the file from `offset`, with one call to the kernel.
-
-        Gives how many, which is 0 when the file ends there; -1 when the client has to take something first.
-        Raises ConnectionError when the client has left, OSError when the disk fails. The caller counts.
-        """
+        """The same as `Stream.send_file`, except that the stream does not know what it has sent."""
         try:
-            return os.sendfile(self._socket.fileno(), descriptor, offset, size_bytes)
-        except BlockingIOError:
-            return -1
-        except OSError as error:
-            if error.errno in _OF_THE_CLIENT:
-                raise ConnectionResetError("the client has left") from None
-            raise
-
-    def count(self, sent_bytes: int) -> None:
-        """Tells the stream what `send_file` has sent."""
-        self._stream.written_bytes += sent_bytes
-
-    async def wait_until_writable(self) -> None:
-        """Returns when the client has taken some of what was sent."""
-        self._stream._ensure_open()
-        self._waiter = self._loop.create_future()
-        self.waiting_bytes = 1
-        self._loop.add_writer(self._socket, self.wake)
+            number = self._descriptor.take()
+        except ValueError:
+            raise ConnectionResetError("the client has left") from None
         try:
-            await self._waiter
+            return _send_file(number, offset, size_bytes, descriptor)
         finally:
-            self._loop.remove_writer(self._socket)
-            self._waiter = None
-            self.waiting_bytes = 0
-        self._stream._ensure_open()
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._descriptor.drop()
 
     def close(self) -> None:
-        self._socket.close()
+        self._descriptor.drop()
+
+
+def _shut_down(descriptor: int) -> None:
+    """Ends the connection behind `descriptor`, and behind each duplicate of it."""
+    # With the kinds given, nobody asks the kernel for them.
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    finally:
+        connection.detach()
+
+
+def _send_file(to: int, offset: int, size_bytes: int, descriptor: int) -> int:
+    try:
+        return os.sendfile(to, descriptor, offset, size_bytes)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno in _NO_SENDFILE:
+            return 0
+        if error.errno in _OF_THE_CLIENT:
+            raise ConnectionResetError("the client has left") from None
+        raise

@@ -10,20 +10,27 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from aioserve.content.disk import Disk
+from aioserve.content.handle import OpenFile
 from aioserve.content.site import Site
 from aioserve.network import sender
-from aioserve.network.stream import DirectSocket
+from aioserve.network.sender import send_answer, send_slice
+from aioserve.network.stream import Stream
 from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
+from aioserve.protocol.variant import Handle
 from tests.content.conftest import is_open
 from tests.failures.traffic import format_request
 from tests.network.breaking import answer_by, before_sending, begin_transfer, read_what_comes, take_away
 from tests.network.conftest import LARGE, MIB, Serve
+from tests.network.test_stream import LIMITS, Contexts, open_pair
+from tests.network.test_stream import tls as tls
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
 
@@ -168,6 +175,20 @@ class TestRanges:
             pytest.param(
                 "large.bin",
                 LARGE,
+                "0-16382,100000-116383,200000-216384,-1",
+                [(0, 16_383), (100_000, 116_384), (200_000, 216_385), (MIB - 1, MIB)],
+                id="parts about the size that goes with its head",
+            ),
+            pytest.param(
+                "larger.bin",
+                LARGE * 5,
+                "7-16,1000-3000999,3050000-3050000,3100000-5242879",
+                [(7, 17), (1000, 3_001_000), (3_050_000, 3_050_001), (3_100_000, 5 * MIB)],
+                id="small ones between such as take several calls",
+            ),
+            pytest.param(
+                "large.bin",
+                LARGE,
                 ",".join(f"{number * 1000}-{number * 1000 + 9}" for number in range(32)),
                 [(number * 1000, number * 1000 + 10) for number in range(32)],
                 id="as many as there may be",
@@ -175,8 +196,15 @@ class TestRanges:
         ],
     )
     async def test_several_ranges_are_exactly_these_parts(
-        self, serve: Serve, name: str, content: bytes, field: str, spans: Sequence[tuple[int, int]]
+        self,
+        serve: Serve,
+        site_root: Path,
+        name: str,
+        content: bytes,
+        field: str,
+        spans: Sequence[tuple[int, int]],
     ) -> None:
+        (site_root / name).write_bytes(content)
         async with serve() as server, RawClient(server.port) as client:
             answer = await client.ask(format_request(f"/{name}", f"Range: bytes={field}"))
 
@@ -272,6 +300,44 @@ class TestFilesThatChange:
             assert (await client.ask(format_request("/huge.bin"))).body == b"\xff" * MIB
 
 
+class Remote:
+    """A file of sshfs, which answers with ECONNABORTED once it has given what is good.
+
+    That has its exception in common with a lost client.
+    """
+
+    data = None
+
+    def __init__(self, good_bytes: int = 0) -> None:
+        self._good_bytes = good_bytes
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        raise ConnectionAbortedError("Software caused connection abort")
+
+    async def read_first(self, offset: int, size_bytes: int) -> bytes:
+        if self._good_bytes:
+            return bytes(self._good_bytes)
+        return await self.read(offset, size_bytes)
+
+    async def call(self, function: Callable[[int], int]) -> int:
+        raise ConnectionAbortedError("Software caused connection abort")
+
+    def call_at_once(self, function: Callable[[int], int]) -> int:
+        raise BlockingIOError
+
+    def share(self) -> Remote:
+        return self
+
+    def read_at_once(self, start: int, stop: int) -> bytes:
+        raise BlockingIOError
+
+    def has_in_memory(self, start: int, stop: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
 class TestFilesThatCannotBeRead:
     @pytest.mark.parametrize("target", ["/large.bin", "/huge.bin"])
     async def test_a_read_that_fails_before_the_first_byte_is_503_and_the_connection_goes_on(
@@ -312,44 +378,24 @@ class TestFilesThatCannotBeRead:
     async def test_a_file_system_whose_own_connection_broke_is_no_client_that_has_left(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """sshfs answers with ECONNABORTED, which has its exception in common with a lost client."""
-
-        class Remote:
-            data = None
-
-            async def read(self, offset: int, size_bytes: int) -> bytes:
-                raise ConnectionAbortedError("Software caused connection abort")
-
-            async def read_first(self, offset: int, size_bytes: int) -> bytes:
-                raise ConnectionAbortedError("Software caused connection abort")
-
-            async def call(self, function: Callable[[int], int]) -> int:
-                raise ConnectionAbortedError("Software caused connection abort")
-
-            def call_at_once(self, function: Callable[[int], int]) -> int:
-                raise BlockingIOError
-
-            def share(self) -> Remote:
-                return self
-
-            def read_at_once(self, start: int, stop: int) -> bytes:
-                raise BlockingIOError
-
-            def has_in_memory(self, offset: int) -> bool:
-                return False
-
-            def close(self) -> None:
-                pass
-
         answer_with(monkeypatch, Slice(Remote(), 0, MIB))
         async with serve() as server, RawClient(server.port) as client:
             assert (await client.ask(HELLO)).status == 503
+
+    async def test_nor_is_one_that_breaks_later(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answer_with(monkeypatch, Slice(Remote(good_bytes=1), 0, MIB))
+        async with serve() as server, RawClient(server.port) as client:
+            assert await begin_transfer(client, "/hello.txt") == MIB
+            assert await read_what_comes(client) == b""
+        assert [record.levelname for record in caplog.records if record.name == "aioserve"] == ["WARNING"]
 
     @pytest.mark.parametrize("fields", LONG_BODIES)
     async def test_so_it_does_where_nothing_goes_past_the_transport(
         self, serve: Serve, huge: Path, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
     ) -> None:
-        refuse_duplicates(monkeypatch)
+        close_the_way_past(monkeypatch)
         async with serve() as server, RawClient(server.port) as client:
             announced = await begin_transfer(client, "/huge.bin", *fields)
             take_away(huge)
@@ -357,8 +403,22 @@ class TestFilesThatCannotBeRead:
             assert len(await read_what_comes(client)) < announced
 
 
+def close_the_way_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes past the transport, as with TLS."""
+    monkeypatch.setattr(Stream, "passes_files", False)
+
+
+def refuse_sendfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files lie on a file system that does not know it."""
+
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+
+
 def refuse_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no descriptor left for the way past the transport."""
+    """There is no descriptor left for a thread."""
 
     def refuse(descriptor: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -369,9 +429,15 @@ def refuse_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestThroughTheTransport:
     """Where a file cannot go past it, the same bytes go through it."""
 
-    @pytest.fixture(autouse=True)
-    def without_duplicates(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        refuse_duplicates(monkeypatch)
+    @pytest.fixture(
+        autouse=True,
+        params=[
+            pytest.param(close_the_way_past, id="no way past it"),
+            pytest.param(refuse_sendfile, id="no sendfile for these files"),
+        ],
+    )
+    def through_it(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        request.param(monkeypatch)
 
     async def test_a_whole_file_arrives(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
@@ -434,9 +500,9 @@ class TestColdFiles:
         """Where the pieces began that a thread has sent."""
         original, starts = sender._send_from_disk, list[int]()
 
-        def send(direct: DirectSocket, start: int, end: int, stop: int, descriptor: int) -> int:
+        async def send(stream: Stream, handle: Handle, start: int, end: int, stop: int) -> int:
             starts.append(start)
-            return original(direct, start, end, stop, descriptor)
+            return await original(stream, handle, start, end, stop)
 
         monkeypatch.setattr(sender, "_send_from_disk", send)
         return starts
@@ -459,12 +525,35 @@ class TestColdFiles:
             assert (answer.status, answer.body) == (206, format_parts(answer, content, spans))
             await expect_service(client)
 
+    @pytest.mark.parametrize(
+        "hinder",
+        [
+            pytest.param(refuse_duplicates, id="no descriptor left"),
+            pytest.param(refuse_sendfile, id="no sendfile"),
+            pytest.param(close_the_way_past, id="no way past the transport"),
+        ],
+    )
     async def test_it_arrives_through_the_transport(
-        self, serve: Serve, cold: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        serve: Serve,
+        cold: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        hinder: Callable[[pytest.MonkeyPatch], None],
     ) -> None:
-        refuse_duplicates(monkeypatch)
+        hinder(monkeypatch)
         async with serve() as server, RawClient(server.port, timeout_s=30) as client:
             assert (await client.ask(format_request("/cold.bin"))).body == LARGE * 16
+
+    async def test_advice_that_is_not_taken_is_no_failure(
+        self, serve: Serve, cold: Path, fetched: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: int) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        monkeypatch.setattr(os, "posix_fadvise", refuse)
+        async with serve() as server, RawClient(server.port, timeout_s=30) as client:
+            assert (await client.ask(format_request("/cold.bin"))).body == LARGE * 16
+            assert fetched
 
     async def test_a_client_that_leaves_frees_the_descriptor(self, serve: Serve, cold: Path) -> None:
         async with serve() as server:
@@ -492,6 +581,142 @@ class TestFairness:
 
         assert received == [64 * MIB] * 4
         assert min(at_first_end) > MIB
+
+    @pytest.mark.parametrize(
+        ("kind", "hinder"),
+        [
+            pytest.param("tcp", None, id="past the transport"),
+            pytest.param("tcp", refuse_sendfile, id="in pieces"),
+            pytest.param("tls", None, id="through TLS"),
+        ],
+    )
+    async def test_whoever_takes_a_file_leaves_the_loop_to_others_in_between(
+        self,
+        large_handle: OpenFile,
+        tls: Contexts,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: str,
+        hinder: Callable[[pytest.MonkeyPatch], None] | None,
+    ) -> None:
+        if hinder is not None:
+            hinder(monkeypatch)
+        steps = [0]
+
+        async def watch(stream: Stream) -> None:
+            while True:
+                steps.append(stream.written_bytes)
+                await asyncio.sleep(0)
+
+        async with open_pair(kind, tmp_path, tls, LIMITS) as pair:
+            watching = asyncio.create_task(watch(pair.stream))
+            received = asyncio.create_task(pair.reader.readexactly(16 * MIB))
+            await send_slice(pair.stream, large_handle, 0, 16 * MIB)
+            watching.cancel()
+            assert await received == LARGE * 16
+
+        most_bytes = max(later - before for before, later in pairwise(steps))
+        assert 0 < most_bytes <= sender._WINDOW_BYTES + sender._PIECE_BYTES
+
+    async def test_so_he_does_between_the_parts_of_one(self, large_handle: OpenFile, tmp_path: Path) -> None:
+        turns = list[int]()
+
+        async def watch(stream: Stream) -> None:
+            while True:
+                turns.append(stream.written_bytes)
+                await asyncio.sleep(0)
+
+        parts = tuple(Slice(large_handle, number * 20_000, number * 20_000 + 17_000) for number in range(8))
+        async with open_pair("tcp", tmp_path, None, LIMITS) as pair:
+            watching = asyncio.create_task(watch(pair.stream))
+            await asyncio.sleep(0)
+            await send_answer(pair.stream, b"head", Parts(parts))
+            watching.cancel()
+            data = await pair.reader.readexactly(4 + 8 * 17_000)
+
+        assert data == b"head" + b"".join(LARGE[part.start : part.stop] for part in parts)
+        assert len(set(turns)) >= len(parts)
+
+
+@pytest.fixture
+async def large_handle(tmp_path: Path) -> AsyncIterator[OpenFile]:
+    """A file of 16 MiB."""
+    disk = Disk()
+    path = tmp_path / "sixteen.bin"
+    path.write_bytes(LARGE * 16)
+    handle = OpenFile(disk, (0, 0), descriptor=os.open(path, os.O_RDONLY))
+    yield handle
+    handle.close()
+    disk.close()
+
+
+class TestClientsThatDoNotRead:
+    """What waits for one in memory is a small piece, and the answer goes on when he reads."""
+
+    @pytest.mark.parametrize("hinder", [None, refuse_sendfile])
+    async def test_little_waits_for_him_and_every_byte_arrives_when_he_reads(
+        self,
+        large_handle: OpenFile,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        hinder: Callable[[pytest.MonkeyPatch], None] | None,
+    ) -> None:
+        if hinder is not None:
+            hinder(monkeypatch)
+        async with open_pair("tcp", tmp_path, None, LIMITS) as pair:
+            sending = asyncio.create_task(send_answer(pair.stream, b"head", Slice(large_handle, 0, 16 * MIB)))
+            await wait_until(lambda: pair.stream._writer is not None)
+            assert not sending.done()
+            assert 0 < pair.transport.get_write_buffer_size() <= 16 * 1024
+
+            assert await pair.reader.readexactly(4 + 16 * MIB) == b"head" + LARGE * 16
+            await sending
+            assert pair.stream.written_bytes == 4 + 16 * MIB
+
+    async def test_a_head_that_waits_is_waited_for(self, large_handle: OpenFile, tmp_path: Path) -> None:
+        async with open_pair("tcp", tmp_path, None, LIMITS) as pair:
+            before_bytes = 0
+            while not pair.transport.get_write_buffer_size():
+                pair.stream.write(bytes(1000))
+                before_bytes += 1000
+            sending = asyncio.create_task(send_slice(pair.stream, large_handle, 0, 16 * MIB))
+            await wait_until(lambda: pair.stream._writer is not None)
+            assert pair.transport.get_write_buffer_size() <= 1000
+
+            await pair.reader.readexactly(before_bytes)
+            assert await pair.reader.readexactly(16 * MIB) == LARGE * 16
+            await sending
+
+
+class TestClientsThatAreDone:
+    """RFC 9112 §9.6: `Connection: close` ends the connection behind the last byte of the answer."""
+
+    @pytest.mark.parametrize(
+        ("fields", "content"),
+        [
+            pytest.param((), LARGE * 16, id="a whole file"),
+            pytest.param(("Range: bytes=1000-9999999",), (LARGE * 16)[1000:10_000_000], id="a range"),
+            pytest.param(("Range: bytes=7-9",), LARGE[7:10], id="a few bytes"),
+            pytest.param(("Range: bytes=0-9,1000-9999999",), None, id="parts"),
+        ],
+    )
+    async def test_all_of_it_arrives_and_then_the_end(
+        self, serve: Serve, site_root: Path, fields: tuple[str, ...], content: bytes | None
+    ) -> None:
+        path = site_root / "sixteen.bin"
+        path.write_bytes(LARGE * 16)
+        os.utime(path, (1, 1))
+        async with serve() as server:
+            for _ in range(3):  # the first way, and the shortcut
+                async with RawClient(server.port, timeout_s=30) as client:
+                    answer = await client.ask(format_request("/sixteen.bin", "Connection: close", *fields))
+                    if content is None:
+                        spans = [(0, 10), (1000, 10_000_000)]
+                        assert answer.body == format_parts(answer, LARGE * 16, spans)
+                    else:
+                        assert answer.body == content
+                    assert answer.fields["connection"] == "close"
+                    assert await client.read_to_end() == b""
 
 
 class TestClientsThatLeave:

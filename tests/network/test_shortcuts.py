@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,12 +27,17 @@ from typing import Any, cast
 import pytest
 
 from aioserve import Server
+from aioserve.content import files as files_module
+from aioserve.content.cache import Absent
+from aioserve.content.files import Files
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
-from aioserve.network.connection import Connection
+from aioserve.network.connection import Begun, Connection
 from aioserve.network.shortcuts import Shortcuts
 from aioserve.protocol.conditional import format_etag, format_http_date
-from tests.network.conftest import LARGE, Serving
+from tests.content.conftest import is_open, open_descriptors
+from tests.network.breaking import begin_transfer, read_what_comes, take_away
+from tests.network.conftest import LARGE, MIB, PATIENCE_S, Serve, serve_all
 from tests.network.waiting import wait_until
 from tests.raw_client import RawClient
 from tests.test_cases import CASES
@@ -284,6 +291,144 @@ ODD_HEADS = [
       for line in ("GET /hello.txt", "HEAD /", "GET /folder/") for fields in (CHROME, FIREFOX)),
 ]  # fmt: skip
 
+# Of a file that is kept by its descriptor.
+PART = "GET /part.bin HTTP/1.1"
+PART_BODY = LARGE[:200_000]
+PART_ETAG = format_etag(MODIFIED_NS, len(PART_BODY), None)
+
+RANGES = [
+    "bytes=0-0",
+    "bytes=0-65535",
+    "bytes=70000-135535",
+    "bytes=199999-199999",
+    "bytes=199999-",
+    "bytes=0-",
+    "bytes=0-199999",
+    "bytes=0-200000",
+    "bytes=0-99999999999999999999999",
+    f"bytes=0-{'9' * 2000}",
+    f"bytes={'0' * 100}5-7",
+    "bytes=00-01",
+    "bytes=200000-",
+    "bytes=200000-200001",
+    f"bytes={'9' * 30}-",
+    "bytes=-1",
+    "bytes=-0",
+    "bytes=-300000",
+    "bytes=5-4",
+    "bytes=-",
+    "bytes=",
+    "bytes=0-1,5-6",
+    "bytes=0-1,",
+    "bytes=0-1 ,5-6",
+    "Bytes=0-1",
+    "bytes =0-1",
+    "bytes=0 -1",
+    "bytes=0-1\t",
+    "bytes=0-1  ",
+    " bytes=0-1",
+    "lines=0-1",
+]
+
+RANGE = "Range: bytes=5-70004"
+RANGE_LINES: list[tuple[str, ...]] = [
+    *((f"Range: {value}",) for value in RANGES),
+    (RANGE, "Connection: close"),
+    ("Connection: Close", RANGE),
+    ("Range: bytes=200000-", "Connection: close"),
+    ("range: bytes=5-70004",),
+    ("RANGE: bytes=5-70004",),
+    ("rAnge: bytes=5-70004",),
+    ("Range:bytes=5-70004",),
+    ("Range:\tbytes=5-70004",),
+    ("Range : bytes=5-70004",),
+    (" Range: bytes=5-70004",),
+    (RANGE, " 5-6"),
+    (RANGE, "X: y"),
+    ("X: Range: bytes=5-6", RANGE),
+    ("Orange: bytes=5-6",),
+    ("Orange: bytes=5-6", RANGE),
+    (RANGE, RANGE),
+    (RANGE, "range: bytes=7-8"),
+    (RANGE, "RANGE: bytes=7-8"),
+    ("RANGE: bytes=7-8", RANGE),
+    (RANGE, "Range: bytes=7-8", RANGE),
+    (RANGE, "Range:"),
+    (RANGE, f"If-Range: {PART_ETAG}"),
+    (f"If-Range: {PART_ETAG}", RANGE),
+    (RANGE, 'If-Range: "other"'),
+    (RANGE, f"If-Range: {DATE}"),
+    (RANGE, f"If-Range: {EARLIER}"),
+    (RANGE, f"If-None-Match: {PART_ETAG}"),
+    (RANGE, 'If-Match: "other"'),
+    (RANGE, f"If-Modified-Since: {DATE}"),
+    (RANGE, "Content-Length: 0"),
+    (RANGE, "Expect: 100-continue"),
+    (RANGE, "Connection: keep-alive", "User-Agent: a"),
+    (RANGE, *["X: y"] * (FIELDS - 2)),
+    (RANGE, *["X: y"] * (FIELDS - 1)),
+    (*["X: y"] * (FIELDS - 2), RANGE),
+    (*["X: y"] * (FIELDS - 1), RANGE),
+    (RANGE, "X"),
+    (RANGE, "X: a\rb"),
+    ("X: a\r", RANGE),
+    ("X: a\n", RANGE),
+    ("Connection: close",),
+    (),
+]
+
+ABSENT = "GET /none HTTP/1.1"
+ABSENT_TARGETS = [
+    "/none",
+    "/none/",
+    "/none?a=b",
+    "/none/none.txt",
+    "/folder/none",
+    "/folder/.none",
+    "/.hidden",
+    "/.hidden/",
+    "/.hidden/none",
+    "/.well-known/none",
+    "/hello.txt/",
+    "/hello.txt/none",
+    "/hello.txt/none/",
+    "/dangling",
+    "/dangling/",
+    "/dangling/none",
+    "/loop",
+    "/to-folder/none",
+    "/to-folder/hello.txt",
+    "/to-outside",
+    "/to-outside/none",
+    "/bare/",
+    f"/{'n' * 255}",
+    f"/{'n' * 256}",
+    f"/{'n/' * 300}n",
+    "/n%C3%BCll",
+    "/n%FFll",
+    "/a%5Cb",
+    "/none%2Fnone",
+    "/folder/../none",
+    "http://b/none",
+    "/404.html",
+]
+ABSENT_FIELDS: list[tuple[str, ...]] = [
+    (),
+    ("Accept: text/html",),
+    ("Accept: text/plain",),
+    ("Accept: text/html", "Connection: close"),
+    ("If-Match: x", RANGE),
+]
+
+
+def make_odd_names(root: Path) -> None:
+    """What is no file of its own."""
+    (root / "dangling").symlink_to("nowhere")
+    (root / "loop").symlink_to("loop")
+    (root / "to-folder").symlink_to("folder")
+    (root / "to-outside").symlink_to("..")
+    (root / "404.html").unlink()
+
 
 # ---- what is compared ------------------------------------------------------------------------------------
 
@@ -375,6 +520,53 @@ class TestAnswers:
         await find_differences(site_root, requests)
 
         assert {ask(line, field) for line in (GET, HEAD) for field in CONDITIONS} <= set(taken)
+
+    @pytest.mark.parametrize("line", [PART, PART.replace("GET", "HEAD"), GET])
+    async def test_every_range_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], line: str
+    ) -> None:
+        (site_root / "part.bin").write_bytes(PART_BODY)
+        os.utime(site_root / "part.bin", ns=(MODIFIED_NS, MODIFIED_NS))
+        requests = [ask(line, *fields) for fields in RANGE_LINES]
+
+        assert await find_differences(site_root, requests) == []
+        assert {ask(line, RANGE, "Connection: close"), ask(line, *["X: y"] * (FIELDS - 2), RANGE)} <= set(
+            taken
+        )
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("fields", ABSENT_FIELDS)
+    async def test_what_is_absent_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], method: str, fields: tuple[str, ...]
+    ) -> None:
+        make_odd_names(site_root)
+        requests = [ask(f"{method} {target} HTTP/1.1", *fields) for target in ABSENT_TARGETS]
+
+        assert await find_differences(site_root, requests) == []
+        assert requests[0] in taken
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_with_a_page_for_what_is_absent_it_is_the_same(self, site_root: Path, method: str) -> None:
+        page = (site_root / "404.html").read_bytes()
+        make_odd_names(site_root)
+        (site_root / "404.html").write_bytes(page)
+        requests = [
+            ask(f"{method} {target} HTTP/1.1", *fields)
+            for target in ("/none", "/none/", "/.hidden", "/hello.txt/none", "/dangling")
+            for fields in ABSENT_FIELDS
+        ]
+
+        assert await find_differences(site_root, requests) == []
+
+    async def test_of_one_file_alone_every_request_is_answered_alike(self, site_root: Path) -> None:
+        requests = [
+            ask(f"{method} {target} HTTP/1.1", *fields)
+            for method in ("GET", "HEAD")
+            for target in ("/hello.txt", "/", "/none", "/folder/", "/404.html", "/hello.txt/")
+            for fields in ((), (RANGE,), ("Connection: close",), ("Accept: text/html",))
+        ]
+
+        assert await find_differences(site_root / "hello.txt", requests) == []
 
     async def test_every_odd_head_is_answered_alike(self, site_root: Path) -> None:
         requests = [cast(bytes, head) for row in ODD_HEADS for head in row.values]
@@ -475,7 +667,7 @@ class TestTaken:
         ],
     )
     async def test_the_second_time_no_coroutine_is_woken(
-        self, serve: Serving, wakeups: list[bytes], line: str, fields: tuple[str, ...], status: int
+        self, serve: Serve, wakeups: list[bytes], line: str, fields: tuple[str, ...], status: int
     ) -> None:
         method = line.partition(" ")[0]
         async with serve() as server, RawClient(server.port) as client:
@@ -487,7 +679,7 @@ class TestTaken:
         assert wakeups == []
 
     async def test_the_same_browser_is_known_with_each_known_file_and_each_browser_with_each(
-        self, serve: Serving, wakeups: list[bytes]
+        self, serve: Serve, wakeups: list[bytes]
     ) -> None:
         lines = [
             f"GET /{name} HTTP/1.1" for name in ("hello.txt", "", "folder/", "bare/hello.txt", "404.html")
@@ -504,7 +696,7 @@ class TestTaken:
         assert wakeups == []
 
     async def test_another_connection_knows_what_one_has_asked(
-        self, serve: Serving, wakeups: list[bytes]
+        self, serve: Serve, wakeups: list[bytes]
     ) -> None:
         async with serve() as server, RawClient(server.port) as one, RawClient(server.port) as other:
             await one.ask(HELLO)
@@ -514,8 +706,60 @@ class TestTaken:
 
         assert wakeups == []
 
+    @pytest.mark.parametrize(
+        ("line", "fields", "status", "size_bytes"),
+        [
+            pytest.param("GET /large.bin HTTP/1.1", (), 200, MIB, id="a large file"),
+            pytest.param("GET /large.bin HTTP/1.1", (RANGE,), 206, 70_000, id="a range of it"),
+            pytest.param(
+                "GET /large.bin HTTP/1.1", ("Range: bytes=0-",), 206, MIB, id="all of it as a range"
+            ),
+            pytest.param(
+                "GET /large.bin HTTP/1.1", ("Range: bytes=1048576-",), 416, None, id="what it lacks"
+            ),
+            pytest.param(GET, ("range: bytes=1-2",), 206, 2, id="a range of a small file"),
+            pytest.param(GET, ("Range: bytes=-2",), 206, 2, id="its end"),
+            pytest.param(ABSENT, (), 404, None, id="404"),
+            pytest.param(ABSENT, CHROME, 404, None, id="404 as a page"),
+            pytest.param("HEAD /none/ HTTP/1.1", (), 404, 0, id="404 to HEAD"),
+        ],
+    )
+    @pytest.mark.parametrize("closes", [False, True])
+    async def test_neither_is_it_to_read_what_is_large_partial_absent_or_the_last(
+        self,
+        serve: Serve,
+        site_root: Path,
+        wakeups: list[bytes],
+        line: str,
+        fields: tuple[str, ...],
+        status: int,
+        size_bytes: int | None,
+        closes: bool,
+    ) -> None:
+        (site_root / "404.html").unlink()
+        method = line.partition(" ")[0]
+        if closes:
+            fields = (*(field for field in fields if "Connection" not in field), "Connection: close")
+        request = ask(line, *fields)
+        async with serve() as server:
+            async with RawClient(server.port) as client:
+                await client.ask(request, method)
+            wakeups.clear()
+            for _ in range(10):
+                async with RawClient(server.port) as client:
+                    await client.ask(HELLO)
+                    answer = await client.ask(request, method)
+                    assert answer.status == status
+                    assert size_bytes is None or len(answer.body) == size_bytes
+                    assert answer.fields.get("connection") == ("close" if closes else None)
+                    client.end()
+                    assert await client.read_to_end() == b""
+
+        # A kernel that is busy may say that it has not in memory what it has.
+        assert wakeups.count(request) < 10
+
     async def test_a_file_that_has_changed_is_not_answered_as_it_was(
-        self, serve: Serving, site_root: Path
+        self, serve: Serve, site_root: Path
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             for number in range(10):
@@ -538,7 +782,7 @@ class TestMemory:
     """What a client can make it remember is bounded."""
 
     async def test_lines_blocks_and_answers_stay_few(
-        self, serve: Serving, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shortcuts_module, "_MAX_KNOWN_LINES", 100)
         monkeypatch.setattr(shortcuts_module, "_MAX_KNOWN_BLOCKS", 50)
@@ -555,12 +799,67 @@ class TestMemory:
                 assert len(shortcuts._blocks) <= 50
             (answers,) = {id(known.answers): known.answers for known in shortcuts._lines.values()}.values()
             assert len(shortcuts._lines) == 100
-            assert len(shortcuts._blocks) == 50
+            assert shortcuts._blocks
             assert 0 < len(answers) <= 8
             assert (await client.ask(HELLO)).body == HELLO_BODY
 
+    async def test_names_that_are_absent_stay_few(
+        self, serve: Serve, site_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (site_root / "404.html").unlink()
+        monkeypatch.setattr(shortcuts_module, "_MAX_ABSENT", 50)
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            shortcuts = find_shortcuts(server)
+            for number in range(500):
+                for fields in ((), ("Accept: text/html",), ("Accept: a/b",)):
+                    assert (await client.ask(ask(f"GET /{number} HTTP/1.1", *fields))).status == 404
+
+                assert len(shortcuts._absent) <= 50
+            assert (await client.ask(ask(f"GET /{'n' * 600} HTTP/1.1"))).status == 404
+            assert all(len(line) <= 512 for line in shortcuts._absent)
+            assert all(len(absent.answers) <= 2 for absent, _ in shortcuts._absent.values())
+
+    async def test_of_ranges_nothing_is_remembered(self, serve: Serve) -> None:
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            for line in (GET, "GET /large.bin HTTP/1.1"):
+                await client.ask(ask(line))
+            shortcuts = find_shortcuts(server)
+            blocks = set(shortcuts._blocks)
+            for number in range(300):
+                for line in (GET, "GET /large.bin HTTP/1.1"):
+                    await client.ask(ask(line, f"Range: bytes=1-{number + 1}"))
+
+            assert set(shortcuts._blocks) == blocks
+            assert all(len(known.kept.answers["GET"]) <= 1 for known in shortcuts._lines.values())
+
+    async def test_lines_are_remembered_without_their_fields(self, serve: Serve, site_root: Path) -> None:
+        (site_root / "404.html").unlink()
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            for number in range(50):
+                # At once, and by the coroutine, which takes larger heads.
+                for fields in ([f"X: {number}"] * 50, [f"X: {'y' * 20_000}"]):
+                    for line in (f"GET /hello.txt?{number}{len(fields)} HTTP/1.1", f"GET /{number} HTTP/1.1"):
+                        await client.ask(ask(line, *fields))
+            shortcuts = find_shortcuts(server)
+            requests = [known.request for known in shortcuts._lines.values()]
+            requests += [request for _, request in shortcuts._absent.values()]
+
+            assert len(requests) >= 100
+            assert not any(request.fields.values for request in requests)
+
+    async def test_one_request_with_many_ranges_is_one_block(self, serve: Serve) -> None:
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            blocks = find_shortcuts(server)._blocks
+            before = len(blocks)
+            for number in range(3):
+                await client.ask(ask(GET, *[f"Range: bytes={number}-"] * 98))
+
+                assert len(blocks) <= before + 1 + number
+
     async def test_a_file_that_the_cache_has_let_go_is_not_held_by_its_request_line(
-        self, serve: Serving, site_root: Path
+        self, serve: Serve, site_root: Path
     ) -> None:
         size_bytes, cache_bytes = 50_000, 500_000
         names = [f"file{number}.bin" for number in range(100)]
@@ -584,7 +883,7 @@ class TestMemory:
         [pytest.param("GET /large.bin HTTP/1.1", id="a large file"), pytest.param(GET, id="a small one")],
     )
     async def test_a_client_that_asks_without_reading_costs_little(
-        self, serve: Serving, site_root: Path, line: str
+        self, serve: Serve, site_root: Path, line: str
     ) -> None:
         (site_root / "hello.txt").write_bytes(LARGE[:60_000])
         async with serve(log_format="off") as server, RawClient(server.port, timeout_s=30) as client:
@@ -605,7 +904,7 @@ class TestMemory:
 
 class TestSlowReaders:
     async def test_each_answer_arrives_whole_and_in_its_place(
-        self, serve: Serving, site_root: Path, taken: list[bytes]
+        self, serve: Serve, site_root: Path, taken: list[bytes]
     ) -> None:
         contents = [os.urandom(60_000) for _ in range(5)]
         requests = [ask(f"GET /file{number}.bin HTTP/1.1") for number in range(5)]
@@ -634,16 +933,17 @@ class TestSlowReaders:
 Exchanges = Callable[[], list[Exchange]]
 
 
+@pytest.fixture
+def exchanges(caplog: pytest.LogCaptureFixture) -> Exchanges:
+    """Gives all exchanges so far."""
+    caplog.set_level(logging.INFO, "aioserve.access")
+    return lambda: [
+        record.__dict__["exchange"] for record in caplog.records if record.name == "aioserve.access"
+    ]
+
+
 class TestExchanges:
     """An exchange by the shortcut is told like any other."""
-
-    @pytest.fixture
-    def exchanges(self, caplog: pytest.LogCaptureFixture) -> Exchanges:
-        """Gives all exchanges so far."""
-        caplog.set_level(logging.INFO, "aioserve.access")
-        return lambda: [
-            record.__dict__["exchange"] for record in caplog.records if record.name == "aioserve.access"
-        ]
 
     @pytest.mark.parametrize(
         "head",
@@ -660,7 +960,7 @@ class TestExchanges:
         ],
     )
     async def test_it_says_the_same(
-        self, serve: Serving, exchanges: Exchanges, wakeups: list[bytes], head: bytes
+        self, serve: Serve, exchanges: Exchanges, wakeups: list[bytes], head: bytes
     ) -> None:
         method = head.partition(b" ")[0].decode()
         before_s = time.time()
@@ -678,12 +978,70 @@ class TestExchanges:
         assert short.duration_s >= 0
         assert short._replace(at_s=0, duration_s=0) == long._replace(at_s=0, duration_s=0)
 
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            pytest.param(ask("GET /large.bin HTTP/1.1", "Referer: b"), id="a large file"),
+            pytest.param(ask("GET /large.bin HTTP/1.1", RANGE, *FIREFOX), id="a range of it"),
+            pytest.param(ask("GET /large.bin HTTP/1.1", "Connection: close"), id="a large file and the last"),
+            pytest.param(ask("HEAD /large.bin HTTP/1.1", RANGE), id="HEAD of a large file"),
+            pytest.param(ask("GET /large.bin HTTP/1.1", "Range: bytes=1048576-"), id="416"),
+            pytest.param(ask(GET, "Connection: close", "User-Agent: a"), id="a small one and the last"),
+            pytest.param(ask(GET, "Range: bytes=1-2", "Referer: a"), id="a range of a small one"),
+            pytest.param(ask(ABSENT, *CHROME), id="404 as a page"),
+            pytest.param(ask("HEAD /none HTTP/1.1", "Connection: close"), id="404 to HEAD and the last"),
+        ],
+    )
+    async def test_it_says_the_same_of_what_is_large_partial_absent_or_the_last(
+        self, serve: Serve, site_root: Path, exchanges: Exchanges, wakeups: list[bytes], request_: bytes
+    ) -> None:
+        (site_root / "404.html").unlink()
+        method = request_.partition(b" ")[0].decode()
+        before_s = time.time()
+        async with serve() as server:
+            for times in range(11):
+                async with RawClient(server.port) as client:
+                    await client.ask(HELLO)
+                    await client.send(request_[: len(request_) - (not times)])
+                    if not times:
+                        await client.ask(b"\n", method)  # the long way
+                    else:
+                        await client.read_answer(method)
+            assert is_at_once(wakeups, request_, 11)
+            await wait_until(lambda: not server._streams)
+        long, *others = (
+            one._replace(duration_s=0)
+            for one in exchanges()
+            if one.request_line != GET or one.referer or one.user_agent
+        )
+
+        assert before_s <= long.at_s <= others[0].at_s <= time.time()
+        assert {one._replace(at_s=0) for one in others} == {long._replace(at_s=0)}
+
+    @pytest.mark.parametrize("fields", [(), ("Connection: close",)])
+    async def test_a_client_that_leaves_early_is_told_as_such(
+        self, serve: Serve, exchanges: Exchanges, fields: tuple[str, ...]
+    ) -> None:
+        async with serve() as server:
+            async with RawClient(server.port, timeout_s=PATIENCE_S) as client:
+                await client.ask(ask("GET /huge.bin HTTP/1.1"))
+            for _ in range(10):
+                async with RawClient(server.port) as client:
+                    await client.ask(HELLO)
+                    announced = await begin_transfer(client, "/huge.bin", *fields)
+                await wait_until(lambda: not server._streams)
+        whole, *broken = (one for one in exchanges() if one.request_line != GET)
+
+        assert (whole.is_whole, whole.sent_bytes) == (True, announced)
+        assert [(one.status, one.is_whole) for one in broken] == [(200, False)] * 10
+        assert all(0 < one.sent_bytes < announced for one in broken)
+
 
 class TestLife:
     """An answer by the shortcut keeps a connection as alive as any other."""
 
     async def test_each_one_gives_the_client_its_whole_time_again(
-        self, serve: Serving, taken: list[bytes]
+        self, serve: Serve, taken: list[bytes]
     ) -> None:
         async with serve(keepalive_timeout_s=1000) as server, RawClient(server.port) as client:
             await client.ask(HELLO)
@@ -696,7 +1054,7 @@ class TestLife:
             assert taken == [HELLO]
             assert before + 1000 <= stream.deadline <= asyncio.get_running_loop().time() + 1000
 
-    async def test_a_client_that_is_was_just_answered_does_not_make_way(self, serve: Serving) -> None:
+    async def test_a_client_that_is_was_just_answered_does_not_make_way(self, serve: Serve) -> None:
         async with serve(keepalive_timeout_busy_s=10) as server, RawClient(server.port) as client:
             await client.ask(HELLO)
             (served,) = server._streams.values()
@@ -709,7 +1067,7 @@ class TestLife:
             served.hurry(asyncio.get_running_loop().time() + 10)
             assert await client.read_to_end() == b""
 
-    async def test_a_stop_ends_it_when_it_is_idle(self, serve: Serving, taken: list[bytes]) -> None:
+    async def test_a_stop_ends_it_when_it_is_idle(self, serve: Serve, taken: list[bytes]) -> None:
         async with serve() as server, RawClient(server.port) as client:
             for _ in range(3):
                 await client.ask(HELLO)
@@ -718,7 +1076,7 @@ class TestLife:
 
             assert await client.read_to_end() == b""
 
-    async def test_a_client_that_leaves_without_reading_harms_nobody(self, serve: Serving) -> None:
+    async def test_a_client_that_leaves_without_reading_harms_nobody(self, serve: Serve) -> None:
         async with serve() as server, RawClient(server.port) as other:
             await other.ask(HELLO)
             for _ in range(20):
@@ -730,3 +1088,509 @@ class TestLife:
 
             assert (await other.ask(HELLO)).body == HELLO_BODY
             await wait_until(lambda: len(server._streams) == 1)
+
+
+def is_at_once(wakeups: list[bytes], request: bytes, times: int) -> bool:
+    """Whether the coroutine was not needed each time: a kernel that is busy may say so once."""
+    return wakeups.count(request) < times
+
+
+class TestAbsent:
+    """What was looked for in vain is seen by the next request once it is there."""
+
+    @pytest.fixture(autouse=True)
+    def no_page(self, site_root: Path, files_of_long_ago: None) -> None:
+        (site_root / "404.html").unlink()
+
+    @pytest.mark.parametrize("is_same", [True, False], ids=["same connection", "another"])
+    @pytest.mark.parametrize(
+        ("target", "make", "status", "body"),
+        [
+            pytest.param("/new", lambda path: path.write_bytes(b"new"), 200, b"new", id="a file"),
+            pytest.param("/new", lambda path: path.write_bytes(LARGE), 200, LARGE, id="a large file"),
+            pytest.param("/new", Path.mkdir, 308, b"", id="a folder"),
+            pytest.param(
+                "/new", lambda path: path.symlink_to("hello.txt"), 200, HELLO_BODY, id="a link to a file"
+            ),
+            pytest.param("/new", lambda path: path.symlink_to("folder"), 308, b"", id="a link to a folder"),
+            pytest.param(
+                "/new/hello.txt",
+                lambda path: path.symlink_to("folder"),
+                200,
+                HELLO_BODY,
+                id="a link on its way",
+            ),
+            pytest.param(
+                "/new/hello.txt",
+                lambda path: shutil.copytree(path.with_name("folder"), path),
+                200,
+                HELLO_BODY,
+                id="a folder on its way",
+            ),
+            pytest.param(
+                "/new/", lambda path: path.symlink_to("folder"), 200, b"<!doctype html>", id="an index"
+            ),
+            pytest.param(
+                "/none",
+                lambda path: path.with_name("404.html").write_bytes(b"page"),
+                404,
+                b"page",
+                id="a page for what is absent",
+            ),
+            pytest.param(
+                "/.hidden",
+                lambda path: path.with_name("404.html").write_bytes(b"page"),
+                404,
+                b"page",
+                id="a page for what is hidden",
+            ),
+        ],
+    )
+    async def test_what_appears_is_found(
+        self,
+        serve: Serve,
+        site_root: Path,
+        wakeups: list[bytes],
+        target: str,
+        make: Callable[[Path], object],
+        status: int,
+        body: bytes,
+        is_same: bool,
+    ) -> None:
+        request = ask(f"GET {target} HTTP/1.1")
+        async with serve() as server, RawClient(server.port) as client, RawClient(server.port) as other:
+            await other.ask(request)
+            absent = await client.ask(request)
+            wakeups.clear()
+            for _ in range(10):
+                assert (await client.ask(request)).body == absent.body
+            assert is_at_once(wakeups, request, 10)
+            make(site_root / "new")
+            answer = await (client if is_same else other).ask(request)
+
+            assert absent.status == 404
+            assert answer.status == status
+            assert answer.body.startswith(body)
+
+    async def test_a_link_that_leads_nowhere_is_followed_when_it_leads_somewhere(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        (site_root / "link").symlink_to("new")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(ask("GET /link HTTP/1.1"))).status == 404
+            (site_root / "new").write_bytes(b"new")
+
+            assert (await client.ask(ask("GET /link HTTP/1.1"))).body == b"new"
+
+    async def test_a_file_that_comes_and_goes_is_there_as_often(
+        self, serve: Serve, site_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original, looks = Files.is_absent, list[bool]()
+
+        def is_absent(files: Files, absent: Absent) -> bool:
+            looks.append(original(files, absent))
+            return looks[-1]
+
+        monkeypatch.setattr(Files, "is_absent", is_absent)
+        async with serve() as server, RawClient(server.port) as client, RawClient(server.port) as other:
+            for number in range(50):
+                for one in (client, other, client):
+                    assert (await one.ask(ask(ABSENT))).status == 404
+                (site_root / "none").write_bytes(b"%d" % number)
+                for one in (other, client, other)[number % 3 :]:
+                    assert (await one.ask(ask(ABSENT))).body == b"%d" % number
+                (site_root / "none").unlink()
+
+        assert {True, False} <= set(looks)
+
+    async def test_another_root_is_looked_in(
+        self, site_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Its name is looked up by each request instead of once a second.
+        monkeypatch.setattr(files_module, "_ROOT_LOOK_S", 0)
+        current, other = tmp_path / "current", tmp_path / "other"
+        shutil.copytree(site_root, other)
+        (other / "none").write_bytes(b"here")
+        current.symlink_to(site_root)
+        async with serve_all(Server(current, 0)) as server, RawClient(server.port) as client:
+            for number in range(6):
+                answers = [await client.ask(ask(ABSENT)) for _ in range(3)]
+                assert {answer.status for answer in answers} == {200 if number % 2 else 404}
+                (tmp_path / "new").symlink_to(site_root if number % 2 else other)
+                (tmp_path / "new").rename(current)
+
+
+class TestLargeFiles:
+    """Their beginning is sent from where the request arrives, and what is left by the coroutine."""
+
+    @pytest.fixture
+    def begun(self, monkeypatch: pytest.MonkeyPatch) -> list[Begun]:
+        """The answers that were begun where their request arrived, and left to the coroutine."""
+        original, answers = Connection._begin, list[Begun]()
+
+        def begin(connection: Connection, *arguments: Any) -> None:
+            original(connection, *arguments)
+            if connection._begun is not None and connection._begun.rest is not None:
+                answers.append(connection._begun)
+
+        monkeypatch.setattr(Connection, "_begin", begin)
+        return answers
+
+    @asynccontextmanager
+    async def transfer(
+        self, server: Server, begun: list[Begun], *fields: str
+    ) -> AsyncIterator[tuple[RawClient, int]]:
+        """A client that has read the head of /huge.bin, begun so, and the length that it announces."""
+        async with RawClient(server.port, timeout_s=PATIENCE_S) as client:
+            await client.ask(ask("GET /huge.bin HTTP/1.1"))  # the kernel has it in memory from now on
+        for _ in range(20):
+            async with RawClient(server.port, timeout_s=PATIENCE_S) as client:
+                await client.ask(HELLO)
+                announced = await begin_transfer(client, "/huge.bin", *fields)
+                if begun:
+                    yield client, announced
+                    return
+        raise AssertionError("no answer was begun")
+
+    @pytest.mark.parametrize(
+        ("change", "content"),
+        [
+            pytest.param(lambda path: path.write_bytes(LARGE[::-1]), LARGE[::-1], id="rewritten"),
+            pytest.param(lambda path: os.truncate(path, 300_000), LARGE[:300_000], id="truncated"),
+            pytest.param(lambda path: os.truncate(path, 5), LARGE[:5], id="truncated to a small one"),
+            pytest.param(lambda path: path.with_name("part.bin").replace(path), PART_BODY, id="replaced"),
+            pytest.param(lambda path: path.unlink(), None, id="deleted"),
+        ],
+    )
+    @pytest.mark.parametrize("fields", [(), ("Range: bytes=3-",)], ids=["whole", "range"])
+    async def test_one_that_has_changed_is_not_answered_as_it_was(
+        self,
+        serve: Serve,
+        site_root: Path,
+        change: Callable[[Path], object],
+        content: bytes | None,
+        fields: tuple[str, ...],
+    ) -> None:
+        (site_root / "part.bin").write_bytes(PART_BODY)
+        request = ask("GET /large.bin HTTP/1.1", *fields)
+        start = 3 if fields else 0
+        async with serve() as server, RawClient(server.port) as client, RawClient(server.port) as other:
+            await other.ask(HELLO)
+            for _ in range(3):
+                assert (await client.ask(request)).body == LARGE[start:]
+            change(site_root / "large.bin")
+            for one in (client, other):
+                answer = await one.ask(request)
+
+                if content is None:
+                    assert answer.status == 404
+                else:
+                    assert answer.body == content[start:]
+
+    async def test_one_that_cannot_be_read_any_more_is_503(self, serve: Serve, site_root: Path) -> None:
+        request = ask("GET /large.bin HTTP/1.1")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(request)).status == 200
+            take_away(site_root / "large.bin")
+
+            assert (await client.ask(request)).status == 503
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+    async def test_requests_behind_it_are_answered_in_their_order(
+        self, serve: Serve, begun: list[Begun]
+    ) -> None:
+        requests = [HELLO, ask("GET /large.bin HTTP/1.1", RANGE), ask(HEAD), ask("GET /large.bin HTTP/1.1")]
+        async with serve() as server, self.transfer(server, begun) as (client, announced):
+            await client.send(b"".join(requests))
+            await client.send(HELLO)
+
+            assert await client.reader.readexactly(announced) == bytes(64 * MIB)
+            assert (await client.read_answer()).body == HELLO_BODY
+            assert (await client.read_answer()).body == LARGE[5:70_005]
+            assert (await client.read_answer("HEAD")).status == 200
+            assert (await client.read_answer()).body == LARGE
+            assert (await client.read_answer()).body == HELLO_BODY
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+    async def test_who_asks_meanwhile_waits_in_the_kernel(self, serve: Serve, begun: list[Begun]) -> None:
+        async with serve() as server, self.transfer(server, begun) as (client, announced):
+            (stream,) = server._streams
+            await client.send(HELLO)
+            await wait_until(lambda: stream.has_data)
+
+            assert stream._is_reading_paused
+            await client.reader.readexactly(announced)
+            assert (await client.read_answer()).body == HELLO_BODY
+
+    @pytest.mark.parametrize("fields", [(), ("Connection: close",)])
+    async def test_a_server_that_stops_sends_the_rest(
+        self, serve: Serve, begun: list[Begun], fields: tuple[str, ...]
+    ) -> None:
+        async with serve() as server, self.transfer(server, begun, *fields) as (client, announced):
+            stopping = asyncio.create_task(server.stop(grace_s=PATIENCE_S))
+            await wait_until(lambda: server._is_draining)
+
+            assert await client.reader.readexactly(announced) == bytes(64 * MIB)
+            client.end()
+            assert await client.read_to_end() == b""
+            await stopping
+
+    async def test_a_client_that_leaves_leaves_nothing_open(
+        self, serve: Serve, site_root: Path, begun: list[Begun]
+    ) -> None:
+        def count() -> int:
+            return Counter(open_descriptors().values())[str(site_root / "huge.bin")]
+
+        async with serve() as server:
+            async with self.transfer(server, begun):
+                pass
+            await wait_until(lambda: not server._streams)
+
+            assert count() == 1  # the one that is kept
+        assert count() == 0
+
+    async def test_a_server_that_is_cancelled_leaves_nothing_open(
+        self, serve: Serve, site_root: Path, begun: list[Begun], exchanges: Exchanges
+    ) -> None:
+        async with serve() as server, self.transfer(server, begun) as (client, announced):
+            before = len(exchanges())
+            await server.stop(grace_s=0)
+
+            assert len(await read_what_comes(client)) < announced
+            (exchange,) = exchanges()[before:]
+            assert (exchange.status, exchange.is_whole) == (200, False)
+            assert 0 < exchange.sent_bytes < announced
+        assert not is_open(site_root / "huge.bin")
+
+    async def test_not_even_when_its_coroutine_was_just_woken(
+        self, serve: Serve, site_root: Path, begun: list[Begun], exchanges: Exchanges
+    ) -> None:
+        async with serve() as server:
+            async with self.transfer(server, begun):
+                pass
+            await wait_until(lambda: not server._streams)
+            begun.clear()
+            before = len(exchanges())
+            async with RawClient(server.port) as client:
+                await client.ask(HELLO)
+                (stream,), (task,) = server._streams, server._tasks
+                for _ in range(1000):
+                    stream.data_received(ask("GET /huge.bin HTTP/1.1"))
+                    if begun or stream.has_data:
+                        break
+                task.cancel()
+                await read_what_comes(client)
+                await wait_until(lambda: not server._streams)
+            assert begun
+            told = exchanges()[before + 1 :]
+
+            assert [(one.status, one.is_whole) for one in told] == [(200, False)]
+            assert told[0].request_line == "GET /huge.bin HTTP/1.1"
+            assert told[0].sent_bytes == begun[0].sent_bytes
+        assert not is_open(site_root / "huge.bin")
+
+    async def test_one_that_shrinks_meanwhile_breaks_the_connection(
+        self,
+        serve: Serve,
+        site_root: Path,
+        begun: list[Begun],
+        exchanges: Exchanges,
+    ) -> None:
+        async with serve() as server, self.transfer(server, begun) as (client, announced):
+            os.truncate(site_root / "huge.bin", 1000)
+            received = await read_what_comes(client)
+            await wait_until(lambda: not exchanges()[-1].is_whole)
+
+            assert len(received) < announced
+            assert b"HTTP/1.1" not in received
+
+
+class TestFirstRequests:
+    """A client may be faster than the coroutine of its connection."""
+
+    @pytest.fixture
+    def steps(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Until it is set, no coroutine of a connection takes its first step."""
+        original, event = Connection.run, asyncio.Event()
+        event.set()
+
+        async def run(connection: Connection) -> None:
+            await event.wait()
+            await original(connection)
+
+        monkeypatch.setattr(Connection, "run", run)
+        return event
+
+    @asynccontextmanager
+    async def connected(self, server: Server, steps: asyncio.Event) -> AsyncIterator[RawClient]:
+        """A client whose connection exists, and waits for its first step."""
+        async with RawClient(server.port) as client:
+            for line in (GET, "GET /large.bin HTTP/1.1", ABSENT):
+                await client.ask(ask(line))
+        await wait_until(lambda: not server._streams)
+        steps.clear()
+        async with RawClient(server.port) as client:
+            await wait_until(lambda: any(server._streams.values()))
+            yield client
+
+    async def test_what_is_known_is_answered_before(
+        self, serve: Serve, steps: asyncio.Event, wakeups: list[bytes]
+    ) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            wakeups.clear()
+            for _ in range(3):
+                assert (await client.ask(HELLO)).body == HELLO_BODY
+            steps.set()
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+        assert wakeups == []
+
+    async def test_the_last_one_too(self, serve: Serve, steps: asyncio.Event, wakeups: list[bytes]) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            wakeups.clear()
+            answer = await client.ask(ask(GET, "Connection: close"))
+            await client.send(HELLO)
+            steps.set()
+
+            assert (answer.body, answer.fields["connection"]) == (HELLO_BODY, "close")
+            client.end()
+            assert await client.read_to_end() == b""
+        assert wakeups == []
+
+    @pytest.mark.parametrize(
+        ("request_", "bodies"),
+        [
+            pytest.param(ask("GET /folder/hello.txt HTTP/1.1"), [HELLO_BODY], id="what is not known"),
+            pytest.param(HELLO * 2, [HELLO_BODY] * 2, id="two at once"),
+            pytest.param(ask("GET /large.bin HTTP/1.1") + HELLO, [LARGE, HELLO_BODY], id="a large one first"),
+            pytest.param(HELLO + HELLO[:9], [HELLO_BODY], id="a part of another"),
+            pytest.param(ask(GET, "Content-Length: 2") + b"ab" + HELLO, [HELLO_BODY] * 2, id="a body"),
+        ],
+    )
+    @pytest.mark.parametrize("is_late", [True, False])
+    async def test_the_coroutine_answers_everything_else(
+        self, serve: Serve, steps: asyncio.Event, request_: bytes, bodies: list[bytes], is_late: bool
+    ) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            if not is_late:
+                steps.set()
+            await client.send(request_)
+            if is_late:
+                await wait_until(
+                    lambda: any(stream.has_data or stream.written_bytes for stream in server._streams)
+                )
+                steps.set()
+            for body in bodies:
+                assert (await client.read_answer()).body == body
+
+    @pytest.mark.parametrize("request_", [HELLO, ask("GET /large.bin HTTP/1.1"), ask(ABSENT)])
+    async def test_byte_by_byte_it_is_the_same(
+        self, serve: Serve, steps: asyncio.Event, request_: bytes
+    ) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            (stream,) = server._streams
+            for position in range(len(request_)):
+                await client.send(request_[position : position + 1])
+                await asyncio.sleep(0)
+            await wait_until(lambda: stream.has_data)
+            assert stream.written_bytes == 0
+            steps.set()
+            answer = await client.read_answer()
+
+            assert answer.body == (await client.ask(request_)).body
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+    async def test_a_large_file_waits_for_who_closes_it(
+        self, serve: Serve, site_root: Path, steps: asyncio.Event
+    ) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            (stream,) = server._streams
+            await client.send(ask("GET /large.bin HTTP/1.1"))
+            await wait_until(lambda: stream.has_data)
+            await server.stop(grace_s=0)
+
+            assert await read_what_comes(client) == b""
+        assert not is_open(site_root / "large.bin")
+
+    async def test_who_was_answered_before_it_has_the_time_of_who_is_kept(
+        self, serve: Serve, steps: asyncio.Event
+    ) -> None:
+        async with (
+            serve(head_timeout_s=1000, keepalive_timeout_s=50_000) as server,
+            self.connected(server, steps) as client,
+        ):
+            (stream,) = server._streams
+            await client.ask(HELLO)
+            steps.set()
+            await wait_until(lambda: stream.is_awaited)
+
+            assert stream.deadline > asyncio.get_running_loop().time() + 10_000
+
+    async def test_who_asks_while_the_server_stops_is_told_that_it_is_the_last(
+        self, serve: Serve, steps: asyncio.Event
+    ) -> None:
+        async with serve() as server, self.connected(server, steps) as client:
+            (stream,) = server._streams
+            stopping = asyncio.create_task(server.stop(grace_s=PATIENCE_S))
+            await wait_until(lambda: server._is_draining)
+            await client.send(HELLO)
+            await wait_until(lambda: stream.has_data)
+            steps.set()
+            answer = await client.read_answer()
+
+            assert (answer.body, answer.fields["connection"]) == (HELLO_BODY, "close")
+            client.end()
+            assert await client.read_to_end() == b""
+            await stopping
+
+
+class TestDefects:
+    """A defect of the shortcut is told, and the coroutine goes the long way."""
+
+    @staticmethod
+    def take_defects(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+        """What the log says of defects, with the names of the exceptions."""
+        records = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        caplog.clear()
+        return [
+            (record.getMessage(), record.exc_info[0].__name__)
+            for record in records
+            if record.exc_info and record.exc_info[0]
+        ]
+
+    async def test_one_of_its_own_costs_nobody_an_answer(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                await client.ask(HELLO)
+            with monkeypatch.context() as patch:
+                patch.setattr(Shortcuts, "find", fail)
+
+                assert (await client.ask(HELLO)).body == HELLO_BODY
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+        assert self.take_defects(caplog) == [
+            ("a request was not answered at once by a defect of the server", "RuntimeError")
+        ]
+
+    async def test_one_that_the_long_way_has_too_is_500(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            monkeypatch.setattr("aioserve.content.site._plan_file", fail)
+            answer = await client.ask(ask(GET, "X: y", "If-Match: x"))
+
+            assert (answer.status, answer.fields["connection"]) == (500, "close")
+            assert b"secret" not in answer.head + answer.body
+            assert await client.read_to_end() == b""
+        assert self.take_defects(caplog) == [
+            ("a request was not answered at once by a defect of the server", "RuntimeError"),
+            ("a connection ended by a defect of the server", "RuntimeError"),
+        ]
+
+
+def fail(*arguments: object, **options: object) -> None:
+    raise RuntimeError("/secret/path")

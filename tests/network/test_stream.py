@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import cast
 
 import pytest
 
-from aioserve.network.stream import DirectSocket, Stream, StreamLimits
+from aioserve.network.stream import LentSocket, Stream, StreamLimits
+from tests.content.conftest import no_descriptor_left
 from tests.network.conftest import MIB
 from tests.network.waiting import wait_until
 
@@ -100,7 +102,6 @@ async def open_pair(
     try:
         yield Pair(stream, transport, reader, writer, left)
     finally:
-        stream.close_direct()
         writer.transport.abort()
         if not stream.is_lost:
             stream.abort()
@@ -675,25 +676,21 @@ def pattern_file(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-async def send_file(direct: DirectSocket, descriptor: int, size_bytes: int) -> None:
+async def send_file(stream: Stream, descriptor: int, size_bytes: int) -> None:
+    """Past the transport while it is empty; what the kernel does not take goes through it."""
     offset = 0
     while offset < size_bytes:
-        sent_bytes = direct.send_file(offset, size_bytes - offset, descriptor)
-        if sent_bytes < 0:
-            await direct.wait_until_writable()
-        else:
-            direct.count(sent_bytes)
-            offset += sent_bytes
-
-
-def open_direct(pair: Pair) -> DirectSocket:
-    direct = pair.stream.open_direct()
-    assert direct is not None
-    return direct
+        sent_bytes = stream.send_file(offset, size_bytes - offset, descriptor) if stream.passes_files else 0
+        offset += sent_bytes
+        if not sent_bytes:
+            piece = os.pread(descriptor, min(1000, size_bytes - offset), offset)
+            stream.write(piece)
+            offset += len(piece)
+            await stream.drain()
 
 
 @needs_sendfile
-class TestDirectSocket:
+class TestFiles:
     """Past the transport, as if it were not there."""
 
     async def test_what_goes_each_way_arrives_in_order(
@@ -701,81 +698,100 @@ class TestDirectSocket:
     ) -> None:
         size_bytes = 64 * len(PATTERN)
         async with connect_plainly() as pair:
-            received = asyncio.create_task(pair.reader.readexactly(5 + 4 + size_bytes + 5 + 5))
+            received = asyncio.create_task(pair.reader.readexactly(5 + 4 + size_bytes + 5))
             pair.stream.write(b"first")
-            direct = open_direct(pair)
-            await direct.send(b"head", has_more=True)
-            await send_file(direct, pattern_file, size_bytes)
-            await direct.send(b"after", has_more=False)
-            pair.stream.close_direct()
-            pair.stream.close_direct()
-            pair.stream.write(b"other")
+            pair.stream.write(b"head")
+            await send_file(pair.stream, pattern_file, size_bytes)
+            pair.stream.write(b"after")
 
             data = await received
-            assert data[:9] + data[-10:] == b"firsthead" + b"after" + b"other"
-            assert repeats_pattern(data[9:-10], size_bytes)
+            assert data[:9] + data[-5:] == b"firsthead" + b"after"
+            assert repeats_pattern(data[9:-5], size_bytes)
             assert pair.stream.written_bytes == len(data)
 
-    async def test_bytes_wait_for_a_client_as_a_file_does(self, connect_plainly: Connect) -> None:
+    async def test_a_client_that_takes_nothing_more_gets_none_until_it_has_taken_what_waits(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        size_bytes = 64 * len(PATTERN)
         async with connect_plainly() as pair:
-            direct = open_direct(pair)
-            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
-            await wait_until(lambda: direct.waiting_bytes)
+            sending = asyncio.create_task(send_file(pair.stream, pattern_file, size_bytes))
+            await wait_until(lambda: pair.stream._writer is not None)
+            assert not pair.stream.passes_files
             assert not sending.done()
+            assert 0 < pair.transport.get_write_buffer_size() <= 1000
 
-            assert repeats_pattern(await pair.reader.readexactly(64 * len(PATTERN)), 64 * len(PATTERN))
+            assert repeats_pattern(await pair.reader.readexactly(size_bytes), size_bytes)
             await sending
-            assert direct.waiting_bytes == 0
+            assert pair.stream.passes_files
 
     async def test_the_end_of_a_file_is_no_byte(self, connect_plainly: Connect, pattern_file: int) -> None:
         async with connect_plainly() as pair:
-            assert open_direct(pair).send_file(64 * len(PATTERN), 1, pattern_file) == 0
+            assert pair.stream.send_file(64 * len(PATTERN), 1, pattern_file) == 0
+            assert pair.stream.written_bytes == 0
 
     async def test_a_failure_of_the_file_is_not_one_of_the_client(
         self, connect_plainly: Connect, tmp_path: Path
     ) -> None:
-        folder = os.open(tmp_path, os.O_RDONLY)
+        unreadable = os.open(tmp_path / "unreadable", os.O_WRONLY | os.O_CREAT)
         try:
             async with connect_plainly() as pair:
-                direct = open_direct(pair)
-                with pytest.raises(OSError) as raised:
-                    direct.send_file(0, 1, folder)
-            assert not isinstance(raised.value, ConnectionError)
+                lent = lend(pair)
+                for send in (pair.stream.send_file, lent.send_file):
+                    with pytest.raises(OSError, match="Bad file descriptor"):
+                        send(0, 1, unreadable)
+                lent.close()
+                assert not pair.transport.is_closing()
         finally:
-            os.close(folder)
+            os.close(unreadable)
+
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+    async def test_a_file_system_that_does_not_know_it_is_no_failure(
+        self, connect_plainly: Connect, pattern_file: int, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def refuse(*_: int) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "sendfile", refuse)
+        async with connect_plainly() as pair:
+            assert pair.stream.send_file(0, 1, pattern_file) == 0
+            lent = lend(pair)
+            assert lent.send_file(0, 1, pattern_file) == 0
+            lent.close()
+            received = asyncio.create_task(pair.reader.readexactly(len(PATTERN)))
+            await send_file(pair.stream, pattern_file, len(PATTERN))
+
+            assert await received == PATTERN
 
     async def test_a_client_that_left_is_one(self, connect_tcp: Connect, pattern_file: int) -> None:
         async with connect_tcp() as pair:
-            direct = open_direct(pair)
             pair.reset()
 
-            async def send_on(send: Callable[[], object]) -> None:
+            async def send_on() -> None:
                 # In the transport's eyes the connection is lost only when it has looked.
                 while True:
-                    send()
+                    pair.stream.send_file(0, 1, pattern_file)
                     await asyncio.sleep(0)
 
             with pytest.raises(ConnectionResetError):
-                await send_on(lambda: direct.send_file(0, 1, pattern_file))
-            with pytest.raises(ConnectionResetError):
-                await direct.send(b"x", has_more=False)
+                await send_on()
 
     async def test_a_client_that_leaves_ends_the_waiting(
         self, connect_tcp: Connect, pattern_file: int
     ) -> None:
         async with connect_tcp() as pair:
-            sending = asyncio.create_task(send_file(open_direct(pair), pattern_file, 64 * len(PATTERN)))
-            await asyncio.sleep(0)
+            sending = asyncio.create_task(send_file(pair.stream, pattern_file, 64 * len(PATTERN)))
+            await wait_until(lambda: pair.stream._writer is not None)
             pair.reset()
 
             with pytest.raises(ConnectionResetError):
                 await sending
 
-    async def test_a_client_that_takes_nothing_for_so_long_is_cut_off(self, connect_plainly: Connect) -> None:
+    async def test_a_client_that_takes_nothing_for_so_long_is_cut_off(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
         async with connect_plainly() as pair:
-            direct = open_direct(pair)
-            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
-            await wait_until(lambda: direct.waiting_bytes)
+            sending = asyncio.create_task(send_file(pair.stream, pattern_file, 64 * len(PATTERN)))
+            await wait_until(lambda: pair.stream._writer is not None)
             now = pair.stream._loop.time() + 1000
             pair.stream.sweep(now)
             pair.stream.sweep(now + 59)
@@ -785,57 +801,159 @@ class TestDirectSocket:
             with pytest.raises(ConnectionResetError):
                 await sending
 
-    async def test_who_is_cancelled_while_he_waits_leaves_no_trace(self, connect_plainly: Connect) -> None:
+    async def test_a_client_below_the_minimum_rate_is_cut_off(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        async with connect_plainly(LIMITS._replace(min_rate_bytes_s=1)) as pair:
+            sending = asyncio.create_task(send_file(pair.stream, pattern_file, 64 * len(PATTERN)))
+            await wait_until(lambda: pair.stream._writer is not None)
+            now = pair.stream._loop.time()
+            pair.stream.sweep(now + 11)
+            assert not pair.transport.is_closing()
+
+            pair.stream.sweep(now + 22)
+            with pytest.raises(ConnectionResetError):
+                await sending
+
+    async def test_who_is_cancelled_while_he_waits_leaves_no_trace(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
         async with connect_plainly() as pair:
-            direct = open_direct(pair)
-            sending = asyncio.create_task(direct.send(PATTERN * 64, has_more=False))
-            await wait_until(lambda: direct.waiting_bytes)
+            sending = asyncio.create_task(send_file(pair.stream, pattern_file, 64 * len(PATTERN)))
+            await wait_until(lambda: pair.stream._writer is not None)
             sending.cancel()
             await asyncio.wait([sending])
-            direct.wake()
-            pair.stream.close_direct()
 
             size_bytes = pair.stream.written_bytes
-            data = await pair.reader.readexactly(size_bytes)
-            assert data == (PATTERN * 64)[:size_bytes]
+            assert await pair.reader.readexactly(size_bytes) == (PATTERN * 64)[:size_bytes]
             pair.stream.write(b"more")
             assert await pair.reader.readexactly(4) == b"more"
 
-    async def test_there_is_none_while_something_waits_in_the_transport(
-        self, connect_plainly: Connect
-    ) -> None:
+    async def test_nothing_goes_past_what_waits_in_the_transport(self, connect_plainly: Connect) -> None:
         async with connect_plainly() as pair:
             writing = asyncio.create_task(write_pieces(pair.stream, 64))
             await wait_until(lambda: pair.stream._writer is not None)
-            assert pair.stream.open_direct() is None
+            assert not pair.stream.passes_files
 
             await pair.reader.readexactly(64 * len(PATTERN))
             await writing
-            await wait_until(lambda: not pair.transport.get_write_buffer_size())
-            open_direct(pair)
-            pair.stream.close_direct()
+            assert pair.stream.passes_files
 
-    async def test_there_is_none_without_a_descriptor_for_it(
-        self, connect_plainly: Connect, monkeypatch: pytest.MonkeyPatch
+    async def test_nothing_is_sent_to_a_client_that_has_left(
+        self, connect_plainly: Connect, pattern_file: int
     ) -> None:
-        def refuse(descriptor: int) -> int:
-            raise OSError(errno.EMFILE, "Too many open files")
-
         async with connect_plainly() as pair:
-            with monkeypatch.context() as patches:
-                patches.setattr(os, "dup", refuse)
-                assert pair.stream.open_direct() is None
-
-            pair.stream.write(b"x")
-            assert await pair.reader.readexactly(1) == b"x"
-
-    async def test_there_is_none_for_a_client_that_has_left(self, connect: Connect) -> None:
-        async with connect() as pair:
             pair.stream.abort()
 
             with pytest.raises(ConnectionResetError):
-                pair.stream.open_direct()
+                pair.stream.send_file(0, 1, pattern_file)
+            with pytest.raises(ConnectionResetError):
+                pair.stream.lend_socket()
 
-    async def test_there_is_none_through_tls(self, tls: Contexts, tmp_path: Path) -> None:
+    async def test_none_goes_past_tls(self, tls: Contexts, tmp_path: Path) -> None:
         async with open_pair("tls", tmp_path, tls, LIMITS) as pair:
-            assert pair.stream.open_direct() is None
+            assert not pair.stream.passes_files
+
+
+def lend(pair: Pair) -> LentSocket:
+    lent = pair.stream.lend_socket()
+    assert lent is not None
+    return lent
+
+
+@needs_sendfile
+class TestLentSockets:
+    """A thread may be in one, or not have begun, when the stream has no more to do with it."""
+
+    async def test_what_is_sent_through_one_arrives_and_counts_when_it_is_said(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        async with connect_plainly() as pair:
+            pair.stream.write(b"head")
+            lent = lend(pair)
+            sent_bytes = await asyncio.to_thread(lent.send_file, 0, 1000, pattern_file)
+            lent.close()
+            assert pair.stream.written_bytes == 4
+            pair.stream.count(sent_bytes)
+            pair.stream.write(b"after")
+
+            assert sent_bytes == 1000
+            assert await pair.reader.readexactly(1009) == b"head" + PATTERN[:1000] + b"after"
+            assert pair.stream.written_bytes == 1009
+
+    async def test_to_a_client_that_takes_nothing_more_it_sends_nothing_and_does_not_wait(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        async with connect_plainly() as pair:
+            lent = lend(pair)
+            while await asyncio.to_thread(lent.send_file, 0, len(PATTERN), pattern_file):
+                pass
+            lent.close()
+
+            assert not pair.transport.is_closing()
+
+    async def test_closed_before_a_thread_has_begun_its_number_is_another_s(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        async with connect_plainly() as pair:
+            lent = lend(pair)
+            lent.close()
+            one, other = socket.socketpair()
+            with one, other:
+                one.setblocking(False)
+                other.setblocking(False)
+                assert lent._descriptor.number in (one.fileno(), other.fileno())
+                with pytest.raises(ConnectionResetError):
+                    await asyncio.to_thread(lent.send_file, 0, 1000, pattern_file)
+
+                for end in (one, other):
+                    with pytest.raises(BlockingIOError):
+                        end.recv(1)
+
+    async def test_closed_while_a_thread_is_in_it_its_number_is_nobody_else_s(
+        self, connect_plainly: Connect, pattern_file: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, may_go = threading.Event(), threading.Event()
+        sendfile = os.sendfile
+
+        def slow(to: int, descriptor: int, offset: int, size_bytes: int) -> int:
+            begun.set()
+            may_go.wait()
+            return sendfile(to, descriptor, offset, size_bytes)
+
+        monkeypatch.setattr(os, "sendfile", slow)
+        async with connect_plainly() as pair:
+            lent = lend(pair)
+            number = lent._descriptor.number
+            sending = asyncio.create_task(asyncio.to_thread(lent.send_file, 0, 1000, pattern_file))
+            await asyncio.to_thread(begun.wait)
+            lent.close()
+            one, other = socket.socketpair()
+            with one, other:
+                assert number not in (one.fileno(), other.fileno())
+                may_go.set()
+                assert await sending == 1000
+
+            assert await pair.reader.readexactly(1000) == PATTERN[:1000]
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(number)
+
+    async def test_a_connection_that_is_aborted_ends_although_one_is_out(
+        self, connect_plainly: Connect, pattern_file: int
+    ) -> None:
+        async with connect_plainly() as pair:
+            lent = lend(pair)
+            pair.stream.abort()
+
+            assert await pair.reader.read(-1) == b""
+            with pytest.raises(ConnectionResetError):
+                await asyncio.to_thread(lent.send_file, 0, 1000, pattern_file)
+            lent.close()
+
+    async def test_there_is_none_without_a_descriptor_for_it(self, connect_plainly: Connect) -> None:
+        async with connect_plainly() as pair:
+            with no_descriptor_left():
+                assert pair.stream.lend_socket() is None
+
+            pair.stream.write(b"x")
+            assert await pair.reader.readexactly(1) == b"x"
