@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
-from aioserve.network.stream import Stream
+from aioserve.network.stream import LentSocket, Stream
 from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
 from aioserve.protocol.variant import Handle
 
@@ -101,23 +101,34 @@ async def send_slice(stream: Stream, handle: Handle, start: int, stop: int) -> N
     """
     # What waits of the head goes first; then the file may go past the transport.
     await stream.drain()
-    while start < stop:
-        end = min(start + _WINDOW_BYTES, stop)
-        try:
-            sent_bytes = send_at_once(stream, handle, start, end)
-            if not sent_bytes and stream.passes_files and not handle.has_in_memory(start, end):
-                sent_bytes = await _send_from_disk(stream, handle, start, end, stop)
-        except ConnectionResetError:
-            raise
-        except OSError as error:
-            raise TornBody from error
-        start += sent_bytes
-        if start < end:
-            # The kernel holds as much as it may: the transport tells when the client has taken some of it.
-            start += await _send_piece(stream, b"", handle, start, stop)
-        if start < stop:
-            # There may be room for more, but the others come first.
-            await asyncio.sleep(0)
+    lent: LentSocket | None = None
+    try:
+        while start < stop:
+            end = min(start + _WINDOW_BYTES, stop)
+            try:
+                sent_bytes = send_at_once(stream, handle, start, end)
+                if not sent_bytes and stream.passes_files and not handle.has_in_memory(start, end):
+                    lent = lent or stream.lend_socket()
+                    if lent is not None:
+                        sent_bytes = await _send_from_disk(stream, lent, handle, start, end, stop)
+            except ConnectionResetError:
+                raise
+            except OSError as error:
+                raise TornBody from error
+            start += sent_bytes
+            if not sent_bytes:
+                # What is read tells whether there is more; the transport waits for room.
+                start += await _send_piece(stream, b"", handle, start, stop)
+            elif start < end:
+                lent = lent or stream.lend_socket()
+                if lent is not None:
+                    await stream.wait_until_writable(lent)
+            if start < stop:
+                # There may be room for more, but the others come first.
+                await asyncio.sleep(0)
+    finally:
+        if lent is not None:
+            lent.close()
 
 
 def send_at_once(stream: Stream, handle: Handle, start: int, stop: int) -> int:
@@ -128,11 +139,10 @@ def send_at_once(stream: Stream, handle: Handle, start: int, stop: int) -> int:
     return handle.call_at_once(partial(stream.send_file, start, end - start))
 
 
-async def _send_from_disk(stream: Stream, handle: Handle, start: int, end: int, stop: int) -> int:
+async def _send_from_disk(
+    stream: Stream, lent: LentSocket, handle: Handle, start: int, end: int, stop: int
+) -> int:
     """Sends of `[start, end)` in a thread, and asks the disk for what comes then; gives how many bytes."""
-    lent = stream.lend_socket()
-    if lent is None:
-        return 0
 
     def send(descriptor: int) -> int:
         if end < stop and hasattr(os, "posix_fadvise"):
@@ -140,10 +150,7 @@ async def _send_from_disk(stream: Stream, handle: Handle, start: int, end: int, 
                 os.posix_fadvise(descriptor, end, min(_WINDOW_BYTES, stop - end), os.POSIX_FADV_WILLNEED)
         return lent.send_file(start, end - start, descriptor)
 
-    try:
-        sent_bytes = await handle.call(send)
-    finally:
-        lent.close()
+    sent_bytes = await handle.call(send)
     stream.count(sent_bytes)
     return sent_bytes
 

@@ -155,8 +155,7 @@ class Stream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        self._wake_writer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -169,6 +168,10 @@ class Stream(asyncio.Protocol):
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def _wake_writer(self) -> None:
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
 
     # Reading.
 
@@ -315,12 +318,27 @@ class Stream(asyncio.Protocol):
         return sent_bytes
 
     def lend_socket(self) -> LentSocket | None:
-        """A duplicate for a thread, to be closed by who asks; None when there are no descriptors left."""
+        """A duplicate, to be closed by who asks; None when there are no descriptors left."""
         self._ensure_open()
         try:
             return LentSocket(os.dup(self._descriptor))
         except OSError:
             return None
+
+    async def wait_until_writable(self, lent: LentSocket) -> None:
+        """Returns when the client has taken so much that more is worth sending; the kernel says a third.
+
+        The event loop waits for one descriptor once, and the transport has its own.
+        """
+        self._ensure_open()
+        self._writer = self._loop.create_future()
+        self._loop.add_writer(lent.number, self._wake_writer)
+        try:
+            await self._writer
+        finally:
+            self._loop.remove_writer(lent.number)
+            self._writer = None
+        self._ensure_open()
 
     def count(self, sent_bytes: int) -> None:
         """Takes to account what was sent through a lent socket."""
@@ -372,7 +390,8 @@ class Stream(asyncio.Protocol):
         """Ends what has waited too long: a read after its deadline, a client that takes nothing."""
         if self.is_lost:
             return
-        waiting_bytes = self._transport.get_write_buffer_size()
+        # What waits for room in the kernel is not here yet, but the client has something to take.
+        waiting_bytes = self._transport.get_write_buffer_size() or int(self._writer is not None)
         taken_bytes = self.written_bytes - waiting_bytes
         if not waiting_bytes or taken_bytes != self._taken_bytes:
             self._taken_bytes = taken_bytes
@@ -393,9 +412,10 @@ class Stream(asyncio.Protocol):
 
 
 class LentSocket:
-    """A duplicate of a stream's socket for a thread, which may wait for a disk while the stream ends."""
+    """A duplicate of a stream's socket, for a thread that may wait for a disk while the stream ends."""
 
     def __init__(self, number: int) -> None:
+        self.number = number
         self._descriptor = Descriptor(number)
 
     def send_file(self, offset: int, size_bytes: int, descriptor: int) -> int:

@@ -21,7 +21,7 @@ from aioserve.content.handle import OpenFile
 from aioserve.content.site import Site
 from aioserve.network import sender
 from aioserve.network.sender import send_answer, send_slice
-from aioserve.network.stream import Stream
+from aioserve.network.stream import LentSocket, Stream
 from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Body, Bytes, Parts, Plan, Slice
 from aioserve.protocol.variant import Handle
@@ -500,9 +500,11 @@ class TestColdFiles:
         """Where the pieces began that a thread has sent."""
         original, starts = sender._send_from_disk, list[int]()
 
-        async def send(stream: Stream, handle: Handle, start: int, end: int, stop: int) -> int:
+        async def send(
+            stream: Stream, lent: LentSocket, handle: Handle, start: int, end: int, stop: int
+        ) -> int:
             starts.append(start)
-            return await original(stream, handle, start, end, stop)
+            return await original(stream, lent, handle, start, end, stop)
 
         monkeypatch.setattr(sender, "_send_from_disk", send)
         return starts
@@ -667,11 +669,24 @@ class TestClientsThatDoNotRead:
             sending = asyncio.create_task(send_answer(pair.stream, b"head", Slice(large_handle, 0, 16 * MIB)))
             await wait_until(lambda: pair.stream._writer is not None)
             assert not sending.done()
-            assert 0 < pair.transport.get_write_buffer_size() <= 16 * 1024
+            assert pair.transport.get_write_buffer_size() <= 16 * 1024
 
             assert await pair.reader.readexactly(4 + 16 * MIB) == b"head" + LARGE * 16
             await sending
             assert pair.stream.written_bytes == 4 + 16 * MIB
+
+    async def test_one_that_leaves_ends_it_and_its_duplicate(
+        self, large_handle: OpenFile, tmp_path: Path
+    ) -> None:
+        async with open_pair("tcp", tmp_path, None, LIMITS) as pair:
+            open_before = len(os.listdir("/proc/self/fd"))
+            sending = asyncio.create_task(send_answer(pair.stream, b"head", Slice(large_handle, 0, 16 * MIB)))
+            await wait_until(lambda: len(os.listdir("/proc/self/fd")) > open_before)
+            pair.writer.transport.abort()
+
+            with pytest.raises(ConnectionError):
+                await sending
+            assert len(os.listdir("/proc/self/fd")) <= open_before
 
     async def test_a_head_that_waits_is_waited_for(self, large_handle: OpenFile, tmp_path: Path) -> None:
         async with open_pair("tcp", tmp_path, None, LIMITS) as pair:
