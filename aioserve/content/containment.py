@@ -3,6 +3,8 @@
 Every path of a site is opened here, in the best way that the system has: the kernel keeps it below the root
 (openat2), or each segment is opened by itself, or the path is checked first. Which names are looked for, and
 what was found there, is for `files`; how the kernel is asked, for `openat2`.
+
+The module is longer than others because the three ways stand side by side: they have to allow the same.
 """
 
 from __future__ import annotations

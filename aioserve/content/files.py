@@ -4,6 +4,9 @@ A file is opened once and then described by its descriptor alone, so length, val
 together whatever happens to the name meanwhile. What was found is kept (`cache`), and given again after one
 look at its name. What the kernel has in memory is looked up on the event loop, everything else in a thread
 (`disk`). How a name is opened is for `containment`; what a request may look for is decided in `site`.
+
+The module is longer than others because the lookup that may wait and the one that may not share a root and a
+lock.
 """
 
 from __future__ import annotations

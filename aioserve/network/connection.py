@@ -2,6 +2,8 @@
 
 A request like one that was answered before does not wake the coroutine: the same answer is sent from where
 its bytes arrive, when the file is in memory and unchanged (`shortcuts`).
+
+The module is longer than others because both ways of an exchange stand in it, and hand it over.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 An asyncio.Protocol, put on a transport that `asyncio.start_server` accepted. What the bytes mean is
 `connection`'s question; the deadlines are numbers here, compared by `sweep` once a second. While nothing
 waits in the transport, bytes go past it: to the kernel directly, or from a file without passing through here.
+
+The module is longer than others because reading, writing and the end of a connection share its state.
 """
 
 from __future__ import annotations

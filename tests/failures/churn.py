@@ -103,8 +103,10 @@ def _make_turn(kind: str, arguments: list[str]) -> Callable[[int], None]:
             def turn(number: int) -> None:
                 os.symlink(targets[number % len(targets)], f"{link}.new")
                 os.rename(f"{link}.new", link)
-                # Who looks twice, on the event loop and then in a thread, mostly sees the same.
-                time.sleep(0.01)
+                # In bursts of an odd number: who looks twice, on the event loop and then in a thread, mostly
+                # sees the same, and each target in turn.
+                if number % 41 == 0:
+                    time.sleep(0.01)
 
         case _:
             raise SystemExit(__doc__)

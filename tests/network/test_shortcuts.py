@@ -789,6 +789,7 @@ class TestMemory:
         async with serve(log_format="off") as server, RawClient(server.port) as client:
             await client.ask(HELLO)
             shortcuts = find_shortcuts(server)
+            most_blocks = 0
             for number in range(1000):
                 line = f"GET /hello.txt?{number} HTTP/1.1"
                 fields = (f"X: {number}", f'If-None-Match: "{number}"')
@@ -796,10 +797,10 @@ class TestMemory:
                     assert (await client.ask(ask(line, *fields))).body == HELLO_BODY
 
                 assert len(shortcuts._lines) <= 100
-                assert len(shortcuts._blocks) <= 50
+                most_blocks = max(most_blocks, len(shortcuts._blocks))
             (answers,) = {id(known.answers): known.answers for known in shortcuts._lines.values()}.values()
             assert len(shortcuts._lines) == 100
-            assert shortcuts._blocks
+            assert most_blocks == 50
             assert 0 < len(answers) <= 8
             assert (await client.ask(HELLO)).body == HELLO_BODY
 
