@@ -220,8 +220,7 @@ class Files:
 
     def find_at_once(self, candidates: Sequence[Candidate], codings: Sequence[str] = ()) -> Found | None:
         """The same as `find`, without waiting. Raises BlockingIOError when a thread has to look."""
-        if self._is_closed or self.only_name is not None:
-            raise BlockingIOError
+        # The lock holds the root, the same for all of them, and nobody waits under it.
         with self._lock:
             absent = None
             for candidate in candidates:
