@@ -304,6 +304,12 @@ class Files:
                 asyncio.get_running_loop().call_soon(self.looked_at.clear)
             self.looked_at.add(seen)
 
+    def load(self) -> None:
+        """Loads, in a thread, what looks without waiting."""
+        with self._use_root() as root:
+            if root is not None:
+                root.load_at_once()
+
     def look_at_name(self, name: bytes) -> Version | None:
         """The version of what has that name in the root itself, without waiting; None when nothing has.
 

@@ -102,7 +102,7 @@ class RuleFiles:
         for name in self._names:
             try:
                 # The name is the key: one thread at a time is enough for it.
-                read = await self._disk.run(name, partial(self._read_file, name), queue_s=None)
+                read = await self._disk.run(name, partial(self._read_again, name), queue_s=None)
             except (Busy, Refused):
                 if not self._is_unreadable:
                     _logger.warning("%s cannot be read: what it said before holds", name.decode())
@@ -132,6 +132,10 @@ class RuleFiles:
         self.rules = Rules(redirects, headers)
 
     # In a thread.
+
+    def _read_again(self, name: bytes) -> _Read:
+        self._files.load()
+        return self._read_file(name)
 
     def _read_file(self, name: bytes) -> _Read:
         """What the file says now: what was read before, when it has not changed. Raises Refused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
+from typing import NamedTuple
 
 from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
@@ -19,18 +20,48 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
+from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
 _NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
 
 
-class Site:
-    """The files of one root as answers. `index` holds the names that stand for their folder, best first."""
+class Route(NamedTuple):
+    """Where a request is looked for: at `candidates`, in their order.
 
-    def __init__(self, files: Files, *, index: Sequence[str]) -> None:
+    `rule` is what the owner's rules say of it; `rewritten` are the candidates that they add.
+    """
+
+    target: Target
+    candidates: list[Candidate]
+    rule: Redirect | Rewrite | None
+    rewritten: list[Candidate]
+
+    def is_rewritten(self, candidate: Candidate) -> bool:
+        # By identity: a rule may lead to what has been looked for before.
+        return any(candidate is one for one in self.rewritten)
+
+
+class Site:
+    """The files of one root as answers.
+
+    `index` holds the names that stand for their folder, best first. `rules` are those of the owner, which may
+    be exchanged at any time; `unsent` are names in the root that are never sent.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        *,
+        index: Sequence[str],
+        rules: Rules | None = None,
+        unsent: Sequence[bytes] = (),
+    ) -> None:
         self.files = files
+        self.rules = rules
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
+        self._unsent = frozenset((name,) for name in unsent)
 
     def respond(self, request: Request, now_s: int) -> Response:
         """Decides the answer when it is entered, and keeps what it needs open until the block ends.
@@ -44,10 +75,16 @@ class Site:
     def find_kept(self, request: Request) -> Kept | None:
         """The file in memory that alone decides how GET or HEAD is answered; None when there is none.
 
-        Nothing else is looked for before it, so that for as long as it is kept, the same target means it.
+        Nothing else is looked for before it, so that for as long as it is kept and the rules are these, the
+        same target means it.
         """
-        first = next(iter(self.list_candidates(parse_target(request.method, request.target))), None)
-        return None if first is None or first is _NOT_FOUND_PAGE else self.files.find_kept(first)
+        route = self.find_route(request)
+        first = next(iter(route.candidates), None)
+        if first is None or first is _NOT_FOUND_PAGE or self._depends_on_host(route.target):
+            return None
+        if isinstance(route.rule, Rewrite) and route.rule.status != 200 and route.is_rewritten(first):
+            return None
+        return self.files.find_kept(first)
 
     def plan_kept(self, request: Request, kept: Kept, now_s: int) -> Plan:
         """The answer to a request for which `find_kept` has given `kept`; it uses the handle that is kept."""
@@ -55,33 +92,64 @@ class Site:
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
-        return self.files.find_absent(self.list_candidates(parse_target(request.method, request.target)))
+        route = self.find_route(request)
+        return None if self._depends_on_host(route.target) else self.files.find_absent(route.candidates)
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
         return plan_error(request, 404)
 
-    def list_candidates(self, target: Target) -> list[Candidate]:
-        """What could answer `target`, in the order in which it is looked for."""
+    def _depends_on_host(self, target: Target) -> bool:
+        return self.rules is not None and self.rules.depends_on_host(target)
+
+    def find_route(self, request: Request) -> Route:
+        """Where `request` is looked for. Raises BadRequest."""
+        target = parse_target(request.method, request.target)
+        rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
+        own = [] if rule is not None and rule.is_forced else self._list_own(target)
+        rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
+        # What is missing leads elsewhere by a redirect, and to no page.
+        pages = [] if isinstance(rule, Redirect) or self.files.only_name is not None else [_NOT_FOUND_PAGE]
+        return Route(target, [*own, *rewritten, *pages], rule, rewritten)
+
+    def _list_own(self, target: Target) -> list[Candidate]:
+        """What could answer `target` by itself, in the order in which it is looked for."""
         only_name = self.files.only_name
         if only_name is not None:
             is_named = target.segments == (only_name,) and not target.is_folder
             return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
         if target.is_folder:
-            candidates = [Candidate((*target.segments, name), Kind.FILE) for name in self._index]
-        else:
-            candidates = [Candidate(target.segments, kind) for kind in (Kind.FILE, Kind.FOLDER)]
-        return [*candidates, _NOT_FOUND_PAGE]
+            return self._list_index(target.segments)
+        if target.segments in self._unsent:
+            return []
+        return [Candidate(target.segments, kind) for kind in (Kind.FILE, Kind.FOLDER)]
 
-    def plan(self, request: Request, target: Target, found: Found | None, now_s: int) -> Plan:
-        """The answer to GET or HEAD of `target`, for which `found` is the candidate that exists."""
+    def _list_rewritten(self, target: Target) -> list[Candidate]:
+        """What could be sent for `target`, whose address nobody sees: the file, or the folder's."""
+        if self.files.only_name is not None:
+            return self._list_own(target)
+        index = self._list_index(target.segments)
+        is_file = not target.is_folder and target.segments not in self._unsent
+        return [Candidate(target.segments, Kind.FILE), *index] if is_file else index
+
+    def _list_index(self, segments: tuple[bytes, ...]) -> list[Candidate]:
+        return [Candidate((*segments, name), Kind.FILE) for name in self._index]
+
+    def plan(self, request: Request, route: Route, found: Found | None, now_s: int) -> Plan:
+        """The answer to GET or HEAD by `route`, of which `found` is the candidate that exists."""
+        rule = route.rule
         if found is None:
+            if isinstance(rule, Redirect):
+                return plan_redirect(rule.location, rule.status)
             return self.plan_absent(request)
         if found.variant is None:
-            return plan_redirect(format_folder_location(target))
+            return plan_redirect(format_folder_location(route.target))
         content_type = find_content_type(found.candidate.segments[-1])
         # By identity: asked for by its own name, the page is a file like any other.
-        if found.candidate is _NOT_FOUND_PAGE:
+        is_page = found.candidate is _NOT_FOUND_PAGE
+        if isinstance(rule, Rewrite) and rule.status != 200 and route.is_rewritten(found.candidate):
+            is_page = True
+        if is_page:
             return plan_error_page(request, 404, found.variant, content_type)
         return _plan_file(request, found.variant, content_type, now_s)
 
@@ -101,29 +169,27 @@ class Response:
         self._found: Found | None = None
 
     async def __aenter__(self) -> Plan:
-        request = self._request
-        target = parse_target(request.method, request.target)
+        request, route = self._request, self._site.find_route(self._request)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
         try:
-            found = await self._site.files.find(self._site.list_candidates(target))
+            found = await self._site.files.find(route.candidates)
         except Refused as refused:
             # A page that cannot be shown changes nothing about what was not found before it.
             is_page = refused.candidate is _NOT_FOUND_PAGE
             return plan_error(request, 404 if is_page else refused.status)
-        return self._plan(target, found)
+        return self._plan(route, found)
 
     def __enter__(self) -> Plan:
-        request = self._request
-        target = parse_target(request.method, request.target)
+        request, route = self._request, self._site.find_route(self._request)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
-        return self._plan(target, self._site.files.find_at_once(self._site.list_candidates(target)))
+        return self._plan(route, self._site.files.find_at_once(route.candidates))
 
-    def _plan(self, target: Target, found: Found | None) -> Plan:
+    def _plan(self, route: Route, found: Found | None) -> Plan:
         self._found = found
         try:
-            return self._site.plan(self._request, target, found, self._now_s)
+            return self._site.plan(self._request, route, found, self._now_s)
         except BaseException:
             self._close()
             raise

@@ -193,6 +193,11 @@ class Shortcuts:
         known = self._lines.get(line)
         return self.find(head) if known is not None and known.kept.is_held else None
 
+    def forget(self) -> None:
+        """Forgets what lines mean: the rules of the site are others now."""
+        self._lines.clear()
+        self._absent.clear()
+
     def _answer_absent(self, absent: Absent, request: Request, asked: Asked) -> Answer | None:
         key = asked.prefers_html, asked.keeps
         ready = absent.answers.get(key)

@@ -196,12 +196,12 @@ def plan_error_page(request: Request, status: int, variant: Variant, content_typ
     return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
 
 
-def plan_redirect(location: str) -> Plan:
-    """A permanent redirect that keeps the method (308, RFC 9110 §15.4.9).
+def plan_redirect(location: str, status: int = 308) -> Plan:
+    """A redirect, by itself a permanent one that keeps the method (RFC 9110 §15.4.9).
 
     `location` is an encoded URI reference.
     """
-    return Plan(308, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
+    return Plan(status, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
 
 
 def plan_options() -> Plan:
