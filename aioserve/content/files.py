@@ -200,6 +200,8 @@ class Files:
             return self.find_at_once(candidates, codings)
         except BlockingIOError:
             wanted = [candidate for candidate in candidates if self._may_exist(candidate)]
+        if not wanted:
+            return None
         segments = wanted[0].segments
         other = self._loading.get(segments)
         if other is not None:
