@@ -5,6 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,7 +60,17 @@ class Parts(NamedTuple):
     parts: tuple[Bytes | Slice, ...]
 
 
-Body = Empty | Bytes | Slice | Parts
+class Pieces(NamedTuple):
+    """Bytes that are made while they are sent, `size_bytes` in all; None when nobody knows how many.
+
+    Whoever got the Plan closes `pieces`, which raise OSError where they cannot be completed.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    size_bytes: int | None
+
+
+Body = Empty | Bytes | Slice | Parts | Pieces
 
 
 class Plan(NamedTuple):
