@@ -38,7 +38,7 @@ ALLOWED_HEADERS: Final = (
 MAX_AGE_S: Final = 7200
 
 # RFC 6454 §6.2: scheme "://" host [ ":" port ]. A browser sends it in lower case.
-_ORIGIN: Final = r"[a-z][a-z0-9+.\-]*://(?:[a-z0-9\-._~%!$&'()*+,;=]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+_ORIGIN: Final = r"[a-z][a-z0-9+.\-]*://(?:[a-z0-9\-._~%]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 _TOKENS: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*"
 
 # What an answer to Access-Control-Request-Headers repeats at the most.

@@ -50,7 +50,7 @@ _OWN: Final = frozenset(
     }
 )
 
-# What a policy holds apart from its fields. `content-type` is asked for where an answer is made: its bytes may
+# What a policy holds apart from its fields. Content-Type is asked for where an answer is made: its bytes may
 # be an error's, or several parts.
 _SPECIAL: Final = frozenset({"cache-control", "content-type", "vary"})
 
@@ -93,8 +93,8 @@ SECURITY_FIELDS: Final[tuple[Field, ...]] = (
 class Policy(NamedTuple):
     """The owner's will for one URL. Those that `Policies.find` gives are one object if they are equal.
 
-    `cache_control` is for answers that succeed, redirects included, and None where the field shall be missing;
-    `error_cache_control` for the others. `fields` replace those of the same name; `removed` holds lower-case
+    `cache_control` is for answers that succeed, redirects included, and None where there shall be none;
+    `error_cache_control` is for the others. `fields` replace those of the same name; `removed` has lower-case
     names of fields that are not sent; `vary` is added to Vary. `content_type` is for files, and for whoever
     makes their plans; None to go by the name.
     """
