@@ -11,14 +11,16 @@ Where sources disagree about a field, the later one counts: what is built in, th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from aioserve.protocol.cors import Cors, list_fields
-from aioserve.protocol.globs import Glob
+from aioserve.protocol.globs import Glob, parse_glob
 from aioserve.protocol.hashed_names import has_content_hash
 from aioserve.protocol.plan import Field, Plan
+from aioserve.protocol.rule_syntax import find_field_problem
 
 # Revalidation costs one short exchange and is never stale.
 REVALIDATE: Final = "no-cache"
@@ -151,6 +153,36 @@ def merge_vary(vary: str, names: Iterable[str]) -> str:
             known.add(name.lower())
             vary = f"{vary}, {name}" if vary else name
     return vary
+
+
+# RFC 9111 §5.2: Cache-Control = #( token [ "=" ( token / quoted-string ) ] ). Which directives there are is not
+# checked: there will be others.
+_DIRECTIVE: Final = (
+    r"""[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|"[^"\\]*"))?[ \t]*"""
+)
+
+
+def parse_cache_control(text: str) -> tuple[Glob, str]:
+    """Reads "GLOB: VALUE". Raises ValueError with what was expected."""
+    glob, colon, value = text.partition(": ")
+    value = value.strip()
+    if not colon or not re.fullmatch(f"{_DIRECTIVE}(?:,{_DIRECTIVE})*", value):
+        raise ValueError("a glob, a colon, a blank and directives such as max-age=3600, separated by commas")
+    return parse_glob(glob.strip()), value
+
+
+def parse_field(text: str) -> Field:
+    """Reads "Name: value". Raises ValueError with what was expected."""
+    name, colon, value = (part.strip() for part in text.partition(":"))
+    if not colon or not value:
+        raise ValueError("a name, a colon and a value, such as X-Robots-Tag: noindex")
+    if problem := find_field_problem(name, value):
+        raise ValueError(problem)
+    if name.lower() == "content-type":
+        raise ValueError(
+            "a field other than Content-Type: it is another one for each file; [[headers]] can set it"
+        )
+    return name, value
 
 
 class Wishes(NamedTuple):
