@@ -154,7 +154,10 @@ command.add_command(
         "serve",
         callback=serve,
         help=serve.__doc__,
-        params=[click.Argument(["root"], required=False), *map(_make_parameter, OPTIONS)],
+        params=[
+            click.Argument(["root"], required=False),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
     )
 )
 

@@ -14,7 +14,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from aioserve.protocol.rules import HeaderRule, RedirectRule
 
 T = TypeVar("T")
 
@@ -46,7 +50,8 @@ class Kind(NamedTuple):
     `read` turns a typed value or a text into the value of the option and raises ValueError for anything
     else; what it returns, it returns unchanged when it is given again. `show` is the way back: `read`
     understands what it gives. `expected` completes the sentence "expected ...". `separator` stands between
-    several values in one text. `bare` is meant by a flag without a value, if it may be without.
+    several values in one text. `bare` is meant by a flag without a value, if it may be without. A kind that
+    `is_table` can be written in a file and in a program, but not as text.
     """
 
     metavar: str
@@ -58,6 +63,7 @@ class Kind(NamedTuple):
     choices: tuple[str, ...] = ()
     separator: str = ","
     bare: str = ""
+    is_table: bool = False
 
 
 # Fifteen digits hold every number that has a meaning here, and cost nothing to convert. These patterns are
@@ -211,7 +217,7 @@ def _show_switch(value: object) -> str:
     return "on" if value else "off"
 
 
-# What these mean is known to the protocol, which is not loaded before there is one.
+# What the following mean is known to the protocol, which is not loaded before there is one.
 
 
 def _read_header(value: object) -> tuple[str, ...]:
@@ -279,10 +285,103 @@ _ORIGINS = Kind(
     repeatable=True,
     bare="*",
 )
+
+
+def _read_tables(value: object, rule: type[T], read: Callable[[object, int], T]) -> tuple[T, ...]:
+    """Rules, each read from a table unless it is one already. Text is none, but for none at all."""
+    if value == "":
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, rule)):
+        raise ValueError
+    return tuple(item if isinstance(item, rule) else read(item, index) for index, item in enumerate(value))
+
+
+def _read_redirects(value: object, *, key: str, is_rewrite: bool) -> object:
+    from aioserve.protocol.rule_syntax import WrongTable, read_redirect
+    from aioserve.protocol.rules import RedirectRule
+
+    def read(table: object, index: int) -> RedirectRule:
+        try:
+            return read_redirect(table, f"{key}[{index}]", is_rewrite=is_rewrite)
+        except WrongTable as error:
+            raise _WrongPart(_format_part(index, error.key), error.value, error.expected) from None
+
+    return _read_tables(value, RedirectRule, read)
+
+
+def _read_headers(value: object) -> object:
+    from aioserve.protocol.rule_syntax import WrongTable, read_headers
+    from aioserve.protocol.rules import HeaderRule
+
+    def read(table: object, index: int) -> HeaderRule:
+        try:
+            return read_headers(table, f"headers[{index}]")
+        except WrongTable as error:
+            raise _WrongPart(_format_part(index, error.key), error.value, error.expected) from None
+
+    return _read_tables(value, HeaderRule, read)
+
+
+def _format_part(index: int, key: str) -> str:
+    return f"[{index}].{key}" if key else f"[{index}]"
+
+
+_ERROR_STATUSES = range(400, 600)
+
+
+def _read_errors(value: object) -> object:
+    """Statuses and the files that are sent with them, sorted by status."""
+    if value == "":
+        return ()
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
+        raise ValueError
+    pages: dict[int, str] = {}
+    for item in value:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise ValueError
+        status, path = item
+        number = int(status) if isinstance(status, str) and re.fullmatch("[0-9]{3}", status) else status
+        if not isinstance(number, int) or number not in _ERROR_STATUSES or number in pages:
+            raise _WrongPart("", status, "a status from 400 to 599, once, such as 404")
+        pages[number] = _read_page(f".{number}", path)
+    return tuple(sorted(pages.items()))
+
+
+def _read_page(part: str, value: object) -> str:
+    if isinstance(value, str):
+        segments = value.removeprefix("/").split("/")
+        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
+            return "/".join(segments)
+    raise _WrongPart(part, value, "the path of a file in the root, such as 404.html")
+
+
+def _show_table(value: object) -> str:
+    # Only the default is shown: none at all.
+    return ""
+
+
 _SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
 _HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
 _NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
 _PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
+_REDIRECTS = Kind(
+    "TABLES",
+    "tables with from, to, and perhaps status, force, query",
+    partial(_read_redirects, key="redirects", is_rewrite=False),
+    _show_table,
+    is_table=True,
+)
+_REWRITES = Kind(
+    "TABLES",
+    "tables with from, to, and perhaps force, query",
+    partial(_read_redirects, key="rewrites", is_rewrite=True),
+    _show_table,
+    is_table=True,
+)
+_HEADERS = Kind("TABLES", "tables with for, values", _read_headers, _show_table, is_table=True)
+_ERRORS = Kind("TABLE", "a table of statuses and files", _read_errors, _show_table, is_table=True)
 
 # ---- the table -------------------------------------------------------------------------------------------
 
@@ -300,7 +399,8 @@ class Option(NamedTuple):
     """One option as each of the places where it can be given sees it.
 
     `name` is the attribute of `Config` (`head_timeout_s`); `word` is the name without its unit, from which
-    the other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file.
+    the other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file. A table has
+    neither flag nor variable.
     """
 
     default: object
@@ -316,11 +416,12 @@ class Option(NamedTuple):
     @property
     def word(self) -> str:
         # --bind comes first in --help; the host is what it names.
-        return self.flags[-1][2:].replace("-", "_")
+        return self.flags[-1][2:].replace("-", "_") if self.flags else self.name
 
     @property
-    def environment(self) -> str:
-        return ENVIRONMENT_PREFIX + self.word.upper()
+    def environment(self) -> str | None:
+        """The name of the variable; None for a table, which no text can hold."""
+        return None if self.kind.is_table else ENVIRONMENT_PREFIX + self.word.upper()
 
     @property
     def key(self) -> str | None:
@@ -491,6 +592,46 @@ class Config(_Table, embeddable=True):
         "--data",
         _CONTENT,
         "Serve data to programs: --cors for all unless given, and 206 also for HEAD with Range.",
+    )
+    rules: bool = _option(
+        True,
+        _SWITCH,
+        "--rules",
+        _CONTENT,
+        "Obey the files _redirects and _headers of the root, and do not serve them.",
+        "Netlify and Cloudflare Pages",
+    )
+    redirects: tuple[RedirectRule, ...] = _option(
+        (),
+        _REDIRECTS,
+        "",
+        _CONTENT,
+        "What a path leads to instead, after those of _redirects; the first that matches counts.",
+        "Netlify: [[redirects]] in netlify.toml",
+    )
+    rewrites: tuple[RedirectRule, ...] = _option(
+        (),
+        _REWRITES,
+        "",
+        _CONTENT,
+        "What is sent for a path instead, after the redirects.",
+        "Netlify: [[redirects]] with status 200; vercel serve: rewrites",
+    )
+    headers: tuple[HeaderRule, ...] = _option(
+        (),
+        _HEADERS,
+        "",
+        _CONTENT,
+        "Header fields for some paths, after those of _headers; all that match count.",
+        "Netlify: [[headers]] in netlify.toml",
+    )
+    errors: tuple[tuple[int, str], ...] = _option(
+        (),
+        _ERRORS,
+        "",
+        _CONTENT,
+        "Files of the root that are sent with an error, by its status.",
+        "nginx: error_page",
     )
     server_header: bool = _option(
         True,
@@ -709,7 +850,7 @@ class Console(_Table, embeddable=False):
 
 OPTIONS = (*Config.options.values(), *Console.options.values())
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, option.word)}
-_BY_ENVIRONMENT = {option.environment: option for option in OPTIONS}
+_BY_ENVIRONMENT = {option.environment: option for option in OPTIONS if option.environment}
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
@@ -786,7 +927,9 @@ def _find_in_environment(environ: Mapping[str, str]) -> Iterator[tuple[Option, s
             continue
         option = _BY_ENVIRONMENT.get(name)
         if option is None:
-            _refuse_unknown(name, word, {option.word.upper(): option.environment for option in OPTIONS})
+            _refuse_unknown(
+                name, word, {option.word.upper(): name for name, option in _BY_ENVIRONMENT.items()}
+            )
         yield option, name, value
 
 

@@ -157,9 +157,8 @@ def merge_vary(vary: str, names: Iterable[str]) -> str:
 
 # RFC 9111 §5.2: Cache-Control = #( token [ "=" ( token / quoted-string ) ] ). Which directives there are is not
 # checked: there will be others.
-_DIRECTIVE: Final = (
-    r"""[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|"[^"\\]*"))?[ \t]*"""
-)
+_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_DIRECTIVE: Final = rf'[ \t]*{_TOKEN}(?:=(?:{_TOKEN}|"[^"\\]*"))?[ \t]*'
 
 
 def parse_cache_control(text: str) -> tuple[Glob, str]:
