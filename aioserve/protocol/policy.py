@@ -155,8 +155,8 @@ def merge_vary(vary: str, names: Iterable[str]) -> str:
     return vary
 
 
-# RFC 9111 §5.2: Cache-Control = #( token [ "=" ( token / quoted-string ) ] ). Which directives there are is not
-# checked: there will be others.
+# RFC 9111 §5.2: Cache-Control = #( token [ "=" ( token / quoted-string ) ] ). Which directives there are is
+# not checked: there will be others.
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _DIRECTIVE: Final = rf'[ \t]*{_TOKEN}(?:=(?:{_TOKEN}|"[^"\\]*"))?[ \t]*'
 
