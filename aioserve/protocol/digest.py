@@ -20,8 +20,8 @@ _MAX_PREFERENCE: Final = 10
 # Who wants more than this wants something else.
 _MAX_CHARS: Final = 1024
 
-# RFC 9651 §3.1.2, §3.2, §3.3: a dictionary is `key [= value] *(; parameter)`, separated by commas. Each form of
-# a value begins with another character, so that nothing is tried twice.
+# RFC 9651 §3.1.2, §3.2, §3.3: a dictionary is `key [= value] *(; parameter)`, separated by commas. Each form
+# of a value begins with another character, so that nothing is tried twice.
 _KEY: Final = r"[a-z*][a-z0-9_\-.*]*+"
 _BARE: Final = (
     r"(?:-?[0-9]{1,15}(?:\.[0-9]{1,3})?+"
