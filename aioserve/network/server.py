@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
+    from aioserve.protocol.policy import Policies
 
 _logger = logging.getLogger("aioserve")
 
@@ -212,7 +213,12 @@ class Server:
             if config.compress == "auto":
                 self._forms = Forms(self._files, self._disk)
             site = Site(
-                self._files, index=config.index, precompressed=config.precompressed, forms=self._forms
+                self._files,
+                index=config.index,
+                precompressed=config.precompressed,
+                forms=self._forms,
+                policies=_make_policies(config),
+                head_ranges=config.data,
             )
             self._connect = functools.partial(
                 Connection,
@@ -350,6 +356,29 @@ class Server:
             stream.sweep(now)
             if is_busy and connection is not None:
                 connection.hurry(now)
+
+
+def _make_policies(config: Config) -> Policies:
+    """What the options say of the fields of answers."""
+    from aioserve.protocol.cors import ANY, Cors
+    from aioserve.protocol.policy import (
+        COI_FIELDS,
+        SECURITY_FIELDS,
+        Policies,
+        parse_cache_control,
+        parse_field,
+    )
+
+    origins = config.cors or ((ANY,) if config.data else ())
+    return Policies(
+        presets=(
+            *((SECURITY_FIELDS,) if config.security_headers else ()),
+            *((COI_FIELDS,) if config.coi else ()),
+        ),
+        fields=tuple(map(parse_field, config.header)),
+        cache_control=tuple(map(parse_cache_control, config.cache_control)),
+        cors=Cors(origins) if origins else None,
+    )
 
 
 async def serve(
