@@ -69,6 +69,21 @@ def command() -> None:
 
 
 class _ServeCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives a value to each flag that may be without one and is: what follows is none that it could have.
+
+        `--cors public` allows all origins and serves the folder.
+        """
+        bare = {flag: option for option in OPTIONS if option.kind.bare for flag in option.flags}
+        words: list[str] = []
+        for index, word in enumerate(args):
+            words.append(word)
+            if word == "--":
+                return super().parse_args(ctx, words + args[index + 1 :])
+            if word in bare and not _is_value(bare[word], args[index + 1 : index + 2]):
+                words.append(bare[word].kind.bare)
+        return super().parse_args(ctx, words)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options in the groups of the table."""
         groups = {option.name: option.group for option in OPTIONS}
@@ -82,6 +97,14 @@ class _ServeCommand(click.Command):
             ]
             with formatter.section(group):
                 formatter.write_dl(rows)
+
+
+def _is_value(option: Option, words: list[str]) -> bool:
+    """Whether there is a word, and it can be the value of `option`."""
+    try:
+        return bool(words) and not words[0].startswith("-") and bool(option.kind.read(words[0]))
+    except ValueError:
+        return False
 
 
 def _make_parameter(option: Option) -> click.Option:
@@ -111,7 +134,7 @@ def serve(root: str | None, **flags: object) -> None:
             stream.reconfigure(errors="backslashreplace")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
-        settings = load_config({name: _join(value) for name, value in given.items()}, os.environ, "")
+        settings = load_config({name: _join(name, value) for name, value in given.items()}, os.environ, "")
     except ConfigError as error:
         console.fail(2, str(error))
     if root is not None and "directory" in given:
@@ -139,8 +162,11 @@ command.add_command(
 )
 
 
-def _join(value: object) -> object:
-    return ",".join(value) if isinstance(value, tuple) else value
+def _join(name: str, value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    (separator,) = (option.kind.separator for option in OPTIONS if option.name == name)
+    return separator.join(value)
 
 
 def _find_root_problem(root: str) -> str | None:

@@ -49,8 +49,9 @@ class Kind(NamedTuple):
 
     `read` turns a typed value or a text into the value of the option and raises ValueError for anything
     else; what it returns, it returns unchanged when it is given again. `show` is the way back: `read`
-    understands what it gives. `expected` completes the sentence "expected ...". A kind that `is_table` can be
-    written in a file and in a program, but not as text.
+    understands what it gives. `expected` completes the sentence "expected ...". `separator` stands between
+    several values in one text. `bare` is meant by a flag without a value, if it may be without. A kind that
+    `is_table` can be written in a file and in a program, but not as text.
     """
 
     metavar: str
@@ -60,6 +61,8 @@ class Kind(NamedTuple):
     repeatable: bool = False
     switch: bool = False
     choices: tuple[str, ...] = ()
+    separator: str = ","
+    bare: str = ""
     is_table: bool = False
 
 
@@ -168,10 +171,10 @@ def _read_switch(value: object) -> bool:
     raise ValueError
 
 
-def _read_items(value: object) -> tuple[str, ...]:
+def _read_items(value: object, separator: str = ",") -> tuple[str, ...]:
     """A text is a list with commas; the items of a sequence are taken as they are."""
     if isinstance(value, str):
-        return tuple(item for part in value.split(",") if (item := part.strip()))
+        return tuple(item for part in value.split(separator) if (item := part.strip()))
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         items = tuple(item for item in value if isinstance(item, str))
         if len(items) == len(value):
@@ -214,6 +217,76 @@ def _show_switch(value: object) -> str:
     return "on" if value else "off"
 
 
+# What the following mean is known to the protocol, which is not loaded before there is one.
+
+
+def _read_header(value: object) -> tuple[str, ...]:
+    lines = _read_items(value, "\n")
+    if lines:
+        from aioserve.protocol.policy import parse_field
+
+        _check_each(lines, parse_field)
+    return lines
+
+
+def _read_cache_control(value: object) -> tuple[str, ...]:
+    lines = _read_items(value, "\n")
+    if lines:
+        from aioserve.protocol.policy import parse_cache_control
+
+        _check_each(lines, parse_cache_control)
+    return lines
+
+
+def _check_each(lines: Iterable[str], parse: Callable[[str], object]) -> None:
+    for line in lines:
+        try:
+            parse(line)
+        except ValueError as error:
+            raise _WrongPart("", line, str(error)) from None
+
+
+def _show_lines(value: object) -> str:
+    return "\n".join(_read_items(value, "\n"))
+
+
+def _read_origins(value: object) -> tuple[str, ...]:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _ON_OFF):
+        return ("*",) if _read_switch(value) else ()
+    origins = _read_items(value)
+    if origins:
+        from aioserve.protocol.cors import parse_origin
+
+        origins = tuple(dict.fromkeys(map(parse_origin, origins)))
+    return origins
+
+
+_HEADER = Kind(
+    "'NAME: VALUE'",
+    "fields such as 'X-Robots-Tag: noindex'",
+    _read_header,
+    _show_lines,
+    repeatable=True,
+    separator="\n",
+)
+_CACHE_CONTROL = Kind(
+    "'GLOB: VALUE'",
+    "globs and what is sent, such as '/fonts/**: public, max-age=604800'",
+    _read_cache_control,
+    _show_lines,
+    repeatable=True,
+    separator="\n",
+)
+_ORIGINS = Kind(
+    "[ORIGIN]",
+    "*, null, or origins such as https://app.example",
+    _read_origins,
+    _show_items,
+    repeatable=True,
+    bare="*",
+)
+
+
 def _read_tables(value: object, rule: type[T], read: Callable[[object, int], T]) -> tuple[T, ...]:
     """Rules, each read from a table unless it is one already. Text is none, but for none at all."""
     if value == "":
@@ -221,9 +294,6 @@ def _read_tables(value: object, rule: type[T], read: Callable[[object, int], T])
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, rule)):
         raise ValueError
     return tuple(item if isinstance(item, rule) else read(item, index) for index, item in enumerate(value))
-
-
-# What rules are is known to the protocol, which is not loaded before there is one.
 
 
 def _read_redirects(value: object, *, key: str, is_rewrite: bool) -> object:
@@ -476,6 +546,52 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
+    )
+    cache_control: tuple[str, ...] = _option(
+        (),
+        _CACHE_CONTROL,
+        "--cache-control",
+        _CONTENT,
+        "Cache-Control of the files that the glob names; may be repeated, the last that names a file counts. "
+        "Else no-cache, and immutable for names with a content hash.",
+        "http-server -c sends max-age=3600 with everything; Caddy, nginx and http.server send nothing",
+    )
+    header: tuple[str, ...] = _option(
+        (),
+        _HEADER,
+        "--header",
+        _CONTENT,
+        "Send this field with every answer; may be repeated.",
+        "miniserve and darkhttpd have --header, http.server since 3.15",
+    )
+    cors: tuple[str, ...] = _option(
+        (),
+        _ORIGINS,
+        "--cors",
+        _CONTENT,
+        "Let pages of these origins read what is here; may be repeated, without a value it is all.",
+        "serve, sirv, http-server and live-server have --cors, for all",
+    )
+    coi: bool = _option(
+        False,
+        _SWITCH,
+        "--coi",
+        _CONTENT,
+        "Isolate pages from other origins (COOP and COEP), so that SharedArrayBuffer and threads work.",
+    )
+    security_headers: bool = _option(
+        False,
+        _SWITCH,
+        "--security-headers",
+        _CONTENT,
+        "Send header fields that protect visitors and leave static sites working.",
+    )
+    data: bool = _option(
+        False,
+        _SWITCH,
+        "--data",
+        _CONTENT,
+        "Serve data to programs: --cors for all unless given, and 206 also for HEAD with Range.",
     )
     rules: bool = _option(
         True,

@@ -15,9 +15,10 @@ from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused, make_sidecar
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
+from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
-from aioserve.protocol.message import BadRequest, Request
+from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.negotiation import (
     IDENTITY_ONLY,
     Codings,
@@ -34,6 +35,7 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
+from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy
 from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
@@ -106,6 +108,7 @@ class Match(NamedTuple):
     coding: str | None
     content_type: str
     varies: bool
+    policy: Policy
 
 
 class _Form(NamedTuple):
@@ -145,8 +148,9 @@ class Site:
     """The files of one root as answers. `index` holds the names that stand for their folder, best first.
 
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
-    are made. `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the
-    root that are never sent.
+    are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
+    `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the root that
+    are never sent.
     """
 
     def __init__(
@@ -156,10 +160,14 @@ class Site:
         index: Sequence[str],
         precompressed: bool = False,
         forms: Forms | None = None,
+        policies: Policies | None = None,
+        head_ranges: bool = False,
         rules: Rules | None = None,
         unsent: Sequence[bytes] = (),
     ) -> None:
         self.files = files
+        self.policies = Policies() if policies is None else policies
+        self._head_ranges = head_ranges
         self.rules = rules
         self._unsent = frozenset((name,) for name in unsent)
         self._forms = forms
@@ -183,7 +191,8 @@ class Site:
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
         """The answer to a request that `match` is for; it uses the handle that is kept."""
         variant = match.kept.variant._replace(coding=match.coding)
-        return _plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
+        plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
+        return apply_policy(plan, match.policy)
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
@@ -194,7 +203,26 @@ class Site:
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
-        return plan_error(request, 404)
+        target = parse_target(request.method, request.target)
+        return apply_policy(plan_error(request, 404), self._find_policy(request, target))
+
+    def find_allowed_origin(self, fields: Fields) -> str | None:
+        """For which origin a request with these fields is answered; None where that makes no difference."""
+        cors = self.policies.cors
+        return None if cors is None or cors.is_for_all else cors.find_allowed(fields.get("origin"))
+
+    def plan_failure(self, request: Request | None, status: int) -> Plan:
+        """The answer to a request that cannot be read (None), or not be answered otherwise."""
+        origin = None if request is None else request.fields.get("origin")
+        return apply_policy(plan_error(request, status), self.policies.find_general(origin))
+
+    def _find_policy(self, request: Request, target: Target, file: tuple[bytes, ...] | None = None) -> Policy:
+        wishes = NO_WISHES
+        if self.rules is not None:
+            headers = self.rules.find_headers(target, find_host(request))
+            wishes = Wishes(headers.fields, headers.removed)
+        origin = request.fields.get("origin")
+        return self.policies.find(target.segments, file, rules=wishes, origin=origin)
 
     def _depends_on_host(self, target: Target) -> bool:
         return self.rules is not None and self.rules.depends_on_host(target)
@@ -248,8 +276,14 @@ class Site:
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
+        plan = yield from self._tell(response, target)
+        return apply_policy(plan, response.policy or self._find_policy(request, target))
+
+    def _tell(self, response: Response, target: Target) -> Story[Plan]:
+        """The same before the owner's policy. Where a file is the answer, it is that of the file."""
+        request = response.request
         if request.method not in ("GET", "HEAD"):
-            return _plan_other_method(request)
+            return self._plan_other_method(request)
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
         route = response.route = self.find_route(request, target)
         candidates = route.candidates
@@ -263,7 +297,7 @@ class Site:
         if found is None:
             if isinstance(route.rule, Redirect):
                 return plan_redirect(route.rule.location, route.rule.status)
-            return self.plan_absent(request)
+            return plan_error(request, 404)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
         if found.candidate.coding is None:
@@ -275,11 +309,14 @@ class Site:
         response.pieces = form.pieces
         if route.is_error(found.candidate):
             return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        policy = response.policy = self._find_policy(request, target, found.candidate.segments)
+        if policy.content_type is not None:
+            form = form._replace(content_type=policy.content_type)
         is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
         if form.kept is not None and is_first and response.is_settled:
-            variant = form.variant
-            response.match = Match(form.kept, form.base, variant.coding, form.content_type, form.varies)
-        return _plan_file(request, form, response.now_s)
+            coding = form.variant.coding
+            response.match = Match(form.kept, form.base, coding, form.content_type, form.varies, policy)
+        return self._plan_file(request, form, response.now_s)
 
     def _find_form(self, response: Response, found: Found, codings: Codings) -> Story[_Form | None]:
         """How a file is sent; None when the client takes none of its forms."""
@@ -353,6 +390,30 @@ class Site:
         pieces = decompress(self.files.disk, variant, coding)
         return form._replace(variant=variant._replace(coding=None), pieces=pieces)
 
+    def _plan_file(self, request: Request, form: _Form, now_s: int) -> Plan:
+        # Only several ranges need a boundary; nobody who writes files can foresee it.
+        boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
+        return plan_file(
+            request,
+            form.variant,
+            form.content_type,
+            now_s=now_s,
+            boundary=boundary,
+            varies=form.varies,
+            pieces=form.pieces,
+            head_ranges=self._head_ranges,
+        )
+
+    def _plan_other_method(self, request: Request) -> Plan:
+        if request.method == "OPTIONS":
+            cors = self.policies.cors
+            return plan_preflight(request, cors) if cors and is_preflight(request) else plan_options()
+        if request.method == "CONNECT":
+            raise BadRequest(405, "CONNECT: what follows would be no HTTP")
+        if request.method not in REGISTERED_METHODS:
+            raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
+        return plan_error(request, 405)
+
 
 class Response:
     """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
@@ -368,6 +429,7 @@ class Response:
         "match",
         "now_s",
         "pieces",
+        "policy",
         "request",
         "route",
         "rules",
@@ -387,6 +449,8 @@ class Response:
         """Whether the same request gets the same answer again, as long as the files do not change."""
         self.match: Match | None = None
         """What can be remembered of the answer, once the Plan is there."""
+        self.policy: Policy | None = None
+        """That of the file that is the answer, if it is one."""
 
     async def __aenter__(self) -> Plan:
         story = self._site.tell(self)
@@ -440,27 +504,3 @@ class Response:
             self.found.close()
         if self.made is not None:
             self.made.handle.close()
-
-
-def _plan_file(request: Request, form: _Form, now_s: int) -> Plan:
-    # Only several ranges need a boundary; nobody who writes files can foresee it.
-    boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
-    return plan_file(
-        request,
-        form.variant,
-        form.content_type,
-        now_s=now_s,
-        boundary=boundary,
-        varies=form.varies,
-        pieces=form.pieces,
-    )
-
-
-def _plan_other_method(request: Request) -> Plan:
-    if request.method == "OPTIONS":
-        return plan_options()
-    if request.method == "CONNECT":
-        raise BadRequest(405, "CONNECT: what follows would be no HTTP")
-    if request.method not in REGISTERED_METHODS:
-        raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
-    return plan_error(request, 405)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
+    from aioserve.protocol.policy import Policies
 
 _logger = logging.getLogger("aioserve")
 
@@ -238,6 +239,8 @@ class Server:
                 index=config.index,
                 precompressed=config.precompressed,
                 forms=self._forms,
+                policies=_make_policies(config),
+                head_ranges=config.data,
                 rules=self._rule_files.rules,
                 unsent=RULE_NAMES if config.rules else (),
             )
@@ -386,6 +389,29 @@ class Server:
     def _renewed(self, task: asyncio.Task[None]) -> None:
         self._renewing = None
         self._tasks.discard(task)
+
+
+def _make_policies(config: Config) -> Policies:
+    """What the options say of the fields of answers."""
+    from aioserve.protocol.cors import ANY, Cors
+    from aioserve.protocol.policy import (
+        COI_FIELDS,
+        SECURITY_FIELDS,
+        Policies,
+        parse_cache_control,
+        parse_field,
+    )
+
+    origins = config.cors or ((ANY,) if config.data else ())
+    return Policies(
+        presets=(
+            *((SECURITY_FIELDS,) if config.security_headers else ()),
+            *((COI_FIELDS,) if config.coi else ()),
+        ),
+        fields=tuple(map(parse_field, config.header)),
+        cache_control=tuple(map(parse_cache_control, config.cache_control)),
+        cors=Cors(origins) if origins else None,
+    )
 
 
 async def serve(

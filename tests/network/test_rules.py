@@ -211,6 +211,83 @@ class TestRewrites:
             assert (await get(server.port, "/app/x")).body == HOME
 
 
+class TestHeaders:
+    async def test_a_path_has_its_fields(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "_headers").write_text("/*\n  X-One: 1\n/hello.txt\n  X-One: 2\n  X-Two: 3\n")
+        async with serve() as server:
+            for _ in range(2):
+                answer = await get(server.port, "/hello.txt?q")
+                assert (answer.fields["x-one"], answer.fields["x-two"]) == ("1, 2", "3")
+                answer = await get(server.port, "/folder/")
+                assert answer.fields["x-one"] == "1"
+                assert "x-two" not in answer.fields
+
+    async def test_every_answer_has_them(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "_headers").write_text("/*\n  X-One: 1\n")
+        (site_root / "_redirects").write_text("/old /new\n/app /index.html 200\n")
+        async with serve() as server:
+            tag = (await get(server.port, "/hello.txt")).fields["etag"]
+            for target, fields, status in (
+                ("/hello.txt", (f"If-None-Match: {tag}",), 304),
+                ("/hello.txt", ("Range: bytes=0-1",), 206),
+                ("/hello.txt", ("Range: bytes=9-",), 416),
+                ("/old", (), 301),
+                ("/app", (), 200),
+                ("/folder", (), 308),
+                ("/none", (), 404),
+            ):
+                answer = await get(server.port, target, *fields)
+                assert (answer.status, answer.fields["x-one"]) == (status, "1")
+
+    async def test_they_replace_and_remove_those_of_the_server(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "_headers").write_text(
+            "/hello.txt\n  Cache-Control: max-age=60\n  ! X-Content-Type-Options\n  Content-Type: text/markdown\n"
+        )
+        async with serve() as server:
+            answer = await get(server.port, "/hello.txt")
+
+        assert answer.fields["cache-control"] == "max-age=60"
+        assert answer.fields["content-type"] == "text/markdown"
+        assert "x-content-type-options" not in answer.fields
+
+    async def test_vary_is_added_to(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "_headers").write_text("/*\n  Vary: Cookie\n")
+        async with serve() as server:
+            answer = await get(server.port, "/hello.txt")
+
+        assert {name.strip() for name in answer.fields["vary"].split(",")} == {"Accept-Encoding", "Cookie"}
+
+    async def test_each_host_has_its_fields(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "_headers").write_text("https://a.example/*\n  X-One: 1\n")
+        async with serve() as server, RawClient(server.port) as client:
+            for target in ("/hello.txt", "/none"):
+                for _ in range(2):
+                    for host, value in (("a.example", "1"), ("b.example", None)):
+                        answer = await client.ask(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                        assert answer.fields.get("x-one") == value
+
+    async def test_a_change_is_seen_in_what_is_remembered(self, site_root: Path, serve: Serve) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            none = b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n"
+            for value in (None, "1", "2"):
+                if value is not None:
+                    replace(site_root / "_headers", f"/*\n  X-One: {value}\n")
+                    await renew(server)
+                    await renew(server)
+                for _ in range(3):
+                    assert (await ask_hello(client)).fields.get("x-one") == value
+                    assert (await client.ask(none)).fields.get("x-one") == value
+
+    async def test_the_configuration_has_fields_too(self, serve: Serve) -> None:
+        async with serve(
+            headers=[{"for": "/*.txt", "values": {"X-One": ["1", "2"], "Cache-Control": False}}]
+        ) as server:
+            answer = await get(server.port, "/hello.txt")
+
+        assert answer.fields["x-one"] == "1, 2"
+        assert "cache-control" not in answer.fields
+
+
 class TestTheFilesOfRules:
     @pytest.mark.parametrize("name", ["_redirects", "_headers"])
     async def test_they_are_not_sent(self, site_root: Path, serve: Serve, name: str) -> None:
@@ -274,6 +351,20 @@ https://b/*           /of-b/:splat          307!
 /news/*               /blog/:splat
 /lost/*               /folder/index.html    404
 /:a-:b                /:b/:a
+"""
+
+HEADERS = """
+/*
+  X-One: 1
+/hello.txt
+  X-One: 2
+  Cache-Control: max-age=5
+https://b/*
+  X-Host: b
+/none
+  ! X-One
+/app/*
+  X-Rest: :splat
 """
 
 TARGETS = [
@@ -342,6 +433,7 @@ class TestTheShortcut:
     async def test_it_gives_what_the_long_way_gives(self, site_root: Path, serve: Serve, method: str) -> None:
         (site_root / "404.html").write_bytes(LOST)
         (site_root / "_redirects").write_text(RULES)
+        (site_root / "_headers").write_text(HEADERS)
         async with serve() as server:
             for target in TARGETS:
                 for host in ("a", "b"):
