@@ -241,7 +241,8 @@ class TestHeaders:
 
     async def test_they_replace_and_remove_those_of_the_server(self, site_root: Path, serve: Serve) -> None:
         (site_root / "_headers").write_text(
-            "/hello.txt\n  Cache-Control: max-age=60\n  ! X-Content-Type-Options\n  Content-Type: text/markdown\n"
+            "/hello.txt\n  Cache-Control: max-age=60\n  ! X-Content-Type-Options\n"
+            "  Content-Type: text/markdown\n"
         )
         async with serve() as server:
             answer = await get(server.port, "/hello.txt")
