@@ -28,7 +28,7 @@ from aioserve.config import GROUPS, OPTIONS, ConfigError, Option, Settings, load
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aioserve.network.access_log import AccessLog
 
@@ -122,12 +122,8 @@ def _make_parameter(option: Option) -> click.Option:
     )
 
 
-def serve(root: str | None, **flags: object) -> None:
-    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
-
-    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
-    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
-    """
+def _read_words(root: str | None, flags: Mapping[str, object]) -> tuple[str, Settings]:
+    """What is to be served and how; ends the process when that is something wrong."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             # A name that the terminal's encoding lacks is no reason to fail.
@@ -142,11 +138,49 @@ def serve(root: str | None, **flags: object) -> None:
     root = settings.console.directory or "." if root is None else root
     if problem := _find_root_problem(root):
         console.fail(2, problem)
+    return root, settings
+
+
+def serve(root: str | None, **flags: object) -> None:
+    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
+
+    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
+    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
+    """
+    root, settings = _read_words(root, flags)
     try:
         status = _run(root, settings)
     except KeyboardInterrupt:  # before the loop took the signals
         status = 128 + signal.SIGINT
     sys.exit(status)
+
+
+def check(words: tuple[str, ...], **flags: object) -> None:
+    """Check the configuration and the rules of ROOT, and explain how each URL would be answered.
+
+    A URL is a path, such as /old/page, or has http:// before its host, and stands behind ROOT, which is the
+    current folder by default. The options are those of serve.
+
+    Ends with 1 when something is wrong in _redirects or _headers, and with 2 when it is in the configuration.
+    """
+    has_root = bool(words) and flags.get("directory") is None and "://" not in words[0]
+    root, settings = _read_words(words[0] if has_root else None, flags)
+    urls = words[1:] if has_root else words
+    console.set_up_logging(verbose=settings.console.verbose, quiet=True)
+    import asyncio
+
+    from aioserve.network.explanation import find
+    from aioserve.network.server import Server
+
+    server = Server.from_config(root, settings.config)
+    try:
+        findings = asyncio.run(find(server, root, urls))
+    except ValueError as error:
+        console.fail(2, f"{error} is no URL, expected a path that begins with /, or http:// and a host")
+    except OSError as error:
+        console.fail(2, f"cannot serve {console.make_printable(root)}: {error.strerror}")
+    console.tell(findings)
+    sys.exit(1 if findings.problems else 0)
 
 
 command.add_command(
@@ -156,6 +190,17 @@ command.add_command(
         help=serve.__doc__,
         params=[
             click.Argument(["root"], required=False),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
+    )
+)
+command.add_command(
+    _ServeCommand(
+        "check",
+        callback=check,
+        help=check.__doc__,
+        params=[
+            click.Argument(["words"], required=False, nargs=-1, metavar="[ROOT] [URL]..."),
             *(_make_parameter(option) for option in OPTIONS if option.flags),
         ],
     )

@@ -132,6 +132,12 @@ class Route(NamedTuple):
     rule: Redirect | Rewrite | None
     rewritten: list[Candidate]
 
+    def obeys(self, found: Found | None) -> bool:
+        """Whether the rule decides the answer when that was found."""
+        if self.rule is None:
+            return False
+        return found is None or any(found.candidate is one for one in self.rewritten)
+
     def is_error(self, candidate: Candidate) -> bool:
         """Whether `candidate` is sent as the page of an error. By identity: asked for by its own name, such a
         page is a file like any other."""

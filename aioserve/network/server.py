@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +25,7 @@ from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
     from aioserve.content.forms import Forms
+    from aioserve.content.site import Site
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
@@ -153,6 +154,26 @@ class Server:
 
     async def start(self) -> None:
         """Binds and listens. When this returns, the server answers."""
+        await self._open()
+        try:
+            await self._listen()
+            self._clock.start()
+        except BaseException:
+            await self._stop(0)
+            raise
+        asyncio.get_running_loop().call_soon(self._load)
+
+    @contextlib.asynccontextmanager
+    async def open_site(self) -> AsyncIterator[tuple[Site, RuleFiles]]:
+        """The site by which clients would be answered, for a block and without listening."""
+        await self._open()
+        try:
+            self._load_connect()
+            yield self._site, self._rule_files
+        finally:
+            await self._end()
+
+    async def _open(self) -> None:
         if self._is_started:
             raise RuntimeError("the server has been started already")
         self._is_started = True
@@ -174,13 +195,6 @@ class Server:
             raise
         self._connect: Callable[..., Connection] | None = None
         self._forms: Forms | None = None
-        try:
-            await self._listen()
-            self._clock.start()
-        except BaseException:
-            await self._stop(0)
-            raise
-        asyncio.get_running_loop().call_soon(self._load)
 
     def _open_root(self) -> tuple[Files, RuleFiles]:
         """Opens the root and reads its rules, in a thread."""
