@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import socket
     from types import TracebackType
 
+    from aioserve.network.explanation import Findings
+
 
 def announce(root: str, sockets: list[socket.socket], settings: Settings) -> None:
     """Says where the server is; it listens already."""
@@ -105,6 +107,16 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         click.echo(text)
     flush(sys.stdout, 1)
+
+
+def tell(findings: Findings) -> None:
+    """Says what was found of a site: what is wrong, then the answers, then how much there is."""
+    lines = [
+        line
+        for text in (*findings.problems, *findings.answers, findings.summary)
+        for line in text.split("\n")
+    ]
+    _say("\n".join(map(make_printable, lines)))
 
 
 def complain(status: int, text: str) -> int:
