@@ -486,10 +486,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return heads
 
 
-async def find_differences(root: Path, requests: list[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+async def find_differences(
+    root: Path, requests: list[bytes], **options: object
+) -> list[tuple[bytes, bytes, bytes]]:
     """The requests that get another answer by the shortcut, with it and with that of the long way."""
     different = []
-    async with run_reference(root) as known, run_reference(root, cache_size=0) as unknown:
+    async with (
+        run_reference(root, **options) as known,
+        run_reference(root, cache_size=0, **options) as unknown,
+    ):
         for request in requests:
             wanted = await unknown.exchange(request)
             ways = [(request,), (request,), (request,), (request[:-1], request[-1:])]
@@ -498,6 +503,43 @@ async def find_differences(root: Path, requests: list[bytes]) -> list[tuple[byte
                 if answers != wanted:
                     different.append((request, answers, wanted))
     return different
+
+
+APP = "https://app.example"
+
+OWNERS = [
+    pytest.param({}, id="no wish"),
+    pytest.param({"cors": "*"}, id="pages of all origins read"),
+    pytest.param({"cors": f"{APP},http://b"}, id="pages of two origins read"),
+    pytest.param({"data": True}, id="data"),
+    pytest.param({"coi": True, "security_headers": True}, id="presets"),
+    pytest.param(
+        {
+            "header": ["X-One: 1, 2", "Vary: DNT", "Expires: 0"],
+            "cache_control": ["*.txt: no-store", "/**/*.js: max-age=1"],
+        },
+        id="fields",
+    ),
+    pytest.param(
+        {"header": ["X-Content-Type-Options: none", "Cache-Control: private"], "cors": APP, "data": True},
+        id="fields that are there, and data for one origin",
+    ),
+]
+
+OWNED_FIELDS = [
+    (),
+    (f"Origin: {APP}",),
+    ("origin: https://evil.example",),
+    ("ORIGIN: null",),
+    ("Origin: http://b", f"If-None-Match: {ETAG}"),
+    (f"Origin: {APP}", "Range: bytes=1-2"),
+    ("Origin: http://c", "Range: bytes=99-"),
+    (f"Origin: {APP}", 'If-Match: "other"'),
+    (f"Origin: {APP}", f"Origin: {APP}"),
+    (f"Origin: {APP}", "Connection: close"),
+    (f"Origin: {APP}", "Accept: text/html"),
+    (f"Origin: {APP}", "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: range"),
+]
 
 
 class TestAnswers:
@@ -572,6 +614,28 @@ class TestAnswers:
         requests = [cast(bytes, head) for row in ODD_HEADS for head in row.values]
 
         assert await find_differences(site_root, requests) == []
+
+    @pytest.mark.parametrize("options", OWNERS)
+    async def test_what_the_owner_wants_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], options: dict[str, object]
+    ) -> None:
+        hashed = site_root / "folder" / "index-BhbPfTHF.js"
+        hashed.write_bytes(b"export {}\n")
+        os.utime(hashed, ns=(MODIFIED_NS, MODIFIED_NS))
+        # Different origins by turns: what is remembered for one is not for another.
+        lines = {
+            "GET /hello.txt": OWNED_FIELDS,
+            "GET /folder/index-BhbPfTHF.js": OWNED_FIELDS[:4],
+            "GET /none": (*OWNED_FIELDS[:4], *OWNED_FIELDS[-3:]),
+            "GET /folder": OWNED_FIELDS[:2],
+            "HEAD /hello.txt": OWNED_FIELDS[:7],
+            "OPTIONS /hello.txt": OWNED_FIELDS[-1:],
+            "PUT /hello.txt": OWNED_FIELDS[:2],
+        }
+        requests = [ask(f"{line} HTTP/1.1", *fields) for line, several in lines.items() for fields in several]
+
+        assert await find_differences(site_root, requests, **options) == []
+        assert {ask(GET, *fields) for fields in OWNED_FIELDS[:4]} <= set(taken)
 
 
 @pytest.fixture(scope="module")
