@@ -1,8 +1,8 @@
 """The words on the command line, and the run that they ask for.
 
 What the options of serving are is said by `config`; what serving is, by `network`; what the person is told,
-by `console`; what `compress` does, by `content.precompress`. The server and the loop are imported where a run needs them, so that `--help` and `--version`
-answer at once and a server listens soon.
+by `console`; what `compress` does, by `content.precompress`. All but `config` and `console` is imported where
+a run needs it, so that `--help` and `--version` answer at once and a server listens soon.
 
 Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port in use); 2 when it was asked
 for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
@@ -156,7 +156,7 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     """
     from aioserve.content import compression, precompress
 
-    is_wanted = _make_type_filter(types)
+    is_wanted = precompress.make_filter(_split_types(types))
     threads = _count_jobs(jobs)
     shown = console.make_printable(folder)
     if os.open not in os.supports_dir_fd:
@@ -185,20 +185,12 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     sys.exit(any(result.problems for result in (*failures, *results)))
 
 
-def _make_type_filter(types: str | None) -> Callable[[str], bool]:
-    from fnmatch import fnmatchcase
-
-    from aioserve.protocol.media_types import is_compressible
-
-    if types is None:
-        return is_compressible
-    patterns = [pattern.strip().lower() for pattern in types.split(",")]
+def _split_types(types: str | None) -> list[str]:
+    patterns = [] if types is None else [pattern.strip().lower() for pattern in types.split(",")]
     for pattern in patterns:
         if not re.fullmatch(r"[\w.+*-]+/[\w.+*-]+", pattern, re.ASCII):
             console.fail(2, f"--types: got {pattern!r}, expected media types such as text/html or font/*")
-    return lambda content_type: any(
-        fnmatchcase(content_type.partition(";")[0], pattern) for pattern in patterns
-    )
+    return patterns
 
 
 def _count_jobs(jobs: str | None) -> int:

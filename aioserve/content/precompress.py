@@ -19,10 +19,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from enum import Enum
-from typing import NamedTuple
+from fnmatch import fnmatchcase
+from typing import BinaryIO, NamedTuple
 
 from aioserve.content.compression import EXTENSIONS, Compressor, Effort
-from aioserve.protocol.media_types import find_content_type
+from aioserve.protocol.media_types import find_content_type, is_compressible
 
 _TO_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO that has taken the name meanwhile would hold the thread for ever.
@@ -77,6 +78,15 @@ class _Changed(Exception):
 
 class _Stopped(Exception):
     """Nobody wants the rest."""
+
+
+def make_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Gives what tells a Content-Type that is wanted: of a type like "font/*", or one that usually shrinks."""
+    if not patterns:
+        return is_compressible
+    return lambda content_type: any(
+        fnmatchcase(content_type.partition(";")[0], pattern) for pattern in patterns
+    )
 
 
 def find_jobs(root: int, is_wanted: Callable[[str], bool]) -> tuple[list[Job], list[Result]]:
@@ -241,10 +251,8 @@ def _bring_up_to_date(
 
     Raises: _Changed when the file did not keep still, in which case nothing has been written. OSError.
     """
-    with (
-        open(os.open(name, _TO_READ, dir_fd=folder), "rb", buffering=0) as file,
-        contextlib.ExitStack() as stack,
-    ):
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(os.open(name, _TO_READ, dir_fd=folder), "rb", buffering=0))
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError
@@ -252,15 +260,16 @@ def _bring_up_to_date(
         problems.clear()
         drafts: list[_Draft] = []
         for coding in codings:
-            beside = _look(name + EXTENSIONS[coding], folder)
-            if beside is None or (stat.S_ISREG(beside.st_mode) and beside.st_mtime_ns < status.st_mtime_ns):
-                drafts.append(
-                    stack.enter_context(_Draft(folder, name, coding, status, is_new=beside is None))
+            target = name + EXTENSIONS[coding]
+            beside = _look(target, folder)
+            if beside is not None and not stat.S_ISREG(beside.st_mode):
+                problems.append(
+                    f"what is named {EXTENSIONS[coding].decode()} beside it is no file, and stays"
                 )
-            elif stat.S_ISREG(beside.st_mode):
+            elif beside is not None and beside.st_mtime_ns >= status.st_mtime_ns:
                 forms[coding] = Form(Outcome.CURRENT, beside.st_size)
             else:
-                problems.append(f"{EXTENSIONS[coding].decode()} beside it is no file, and was left as it is")
+                drafts.append(stack.enter_context(_drafted(folder, coding, target, status)))
         if drafts:
             _compress(file.fileno(), status, drafts, count)
             now = _look(name, folder)
@@ -291,31 +300,19 @@ def _compress(
 
 
 class _Draft:
-    """A form while it is written: a file with a hidden name, which is gone when the block is left."""
+    """A form while it is written, under a hidden name."""
 
     def __init__(
-        self, folder: int, name: bytes, coding: str, status: os.stat_result, *, is_new: bool
+        self, folder: int, name: bytes, file: BinaryIO, coding: str, target: bytes, source: os.stat_result
     ) -> None:
         self.coding = coding
+        self.is_published = False
         self._folder = folder
-        self._target = name + EXTENSIONS[coding]
-        self._status = status
-        self._is_new = is_new
-        self._compressor = Compressor(coding, Effort.BEST, status.st_size)
-        self._name: bytes | None = b".aioserve-" + secrets.token_hex(8).encode()
-        self._file = open(os.open(self._name, _TO_WRITE, 0o600, dir_fd=folder), "wb")
-
-    def __enter__(self) -> _Draft:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            # Its buffer may hold what the disk has no room for.
-            with contextlib.suppress(OSError):
-                self._file.close()
-        finally:
-            if self._name is not None:
-                os.unlink(self._name, dir_fd=self._folder)
+        self._name = name
+        self._file = file
+        self._target = target
+        self._source = source
+        self._compressor = Compressor(coding, Effort.BEST, source.st_size)
 
     def feed(self, data: bytes) -> None:
         self._file.write(self._compressor.feed(data))
@@ -327,24 +324,38 @@ class _Draft:
     def publish(self) -> Form:
         """Gives it its name, unless it is not worth it."""
         size_bytes = self._file.tell()
-        if size_bytes * 100 > self._status.st_size * _MOST_PERCENT:
-            if self._is_new:
+        if size_bytes * 100 > self._source.st_size * _MOST_PERCENT:
+            try:
+                os.unlink(self._target, dir_fd=self._folder)
+            except FileNotFoundError:
                 return Form(Outcome.USELESS, 0)
-            os.unlink(self._target, dir_fd=self._folder)
             return Form(Outcome.REMOVED, 0)
         descriptor = self._file.fileno()
-        # Whoever may read the file may read it. Only root can give it to another owner, and the owner first,
-        # since that takes some bits away.
+        # Whoever may read the file may read it. Only root can give it to another owner; that comes first, since
+        # it takes some of the permissions away.
         with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, self._status.st_uid, self._status.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(self._status.st_mode) & 0o777)
-        os.utime(descriptor, ns=(self._status.st_atime_ns, self._status.st_mtime_ns))
+            os.fchown(descriptor, self._source.st_uid, self._source.st_gid)
+        os.fchmod(descriptor, self._source.st_mode & 0o777)
+        os.utime(descriptor, ns=(self._source.st_atime_ns, self._source.st_mtime_ns))
         # Otherwise a machine that fails could keep the name and lose the bytes.
         os.fsync(descriptor)
-        assert self._name is not None
         os.rename(self._name, self._target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._name = None
+        self.is_published = True
         return Form(Outcome.WRITTEN, size_bytes)
+
+
+@contextlib.contextmanager
+def _drafted(folder: int, coding: str, target: bytes, source: os.stat_result) -> Iterator[_Draft]:
+    """A draft that is gone when the block is left, unless it was published."""
+    name = b".aioserve-" + secrets.token_hex(8).encode()
+    descriptor, draft = os.open(name, _TO_WRITE, 0o600, dir_fd=folder), None
+    try:
+        with open(descriptor, "wb") as file:
+            draft = _Draft(folder, name, file, coding, target, source)
+            yield draft
+    finally:
+        if draft is None or not draft.is_published:
+            os.unlink(name, dir_fd=folder)
 
 
 def _look(name: bytes, folder: int) -> os.stat_result | None:
