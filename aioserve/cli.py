@@ -171,18 +171,19 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     for coding in compression.EXTENSIONS:
         if coding not in codings:
             console.complain(0, f"no {coding} is written: its package is not installed")
-    found, failures = precompress.find_jobs(root, is_wanted)
     try:
+        found, failures = precompress.find_jobs(root, is_wanted)
         with console.show_progress("Compressing", sum(job.size_bytes for job in found)) as advance:
             results = precompress.run_jobs(root, found, codings, threads, advance)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    status = 0
     for result in (*failures, *results):
         for problem in result.problems:
             path = os.path.join(folder, os.fsdecode(result.path))
-            console.complain(1, f"{console.make_printable(path)}: {problem}")
+            status = console.complain(1, f"{console.make_printable(path)}: {problem}")
     console.say(precompress.format_results(results, codings))
-    sys.exit(any(result.problems for result in (*failures, *results)))
+    sys.exit(status)
 
 
 def _split_types(types: str | None) -> list[str]:

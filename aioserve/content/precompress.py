@@ -81,7 +81,7 @@ class _Stopped(Exception):
 
 
 def make_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Gives what tells a Content-Type that is wanted: of a type like "font/*", or one that usually shrinks."""
+    """Gives what tells whether a Content-Type is wanted; without patterns, those are that usually shrink."""
     if not patterns:
         return is_compressible
     return lambda content_type: any(
@@ -154,8 +154,8 @@ def run_jobs(
                     results.append(result)
 
     with ThreadPoolExecutor(threads) as pool:
-        working = {pool.submit(work) for _ in range(threads)}
         try:
+            working = {pool.submit(work) for _ in range(threads)}
             while working:
                 done, working = wait(working, _LOOK_S, FIRST_EXCEPTION)
                 for future in done:
@@ -331,8 +331,8 @@ class _Draft:
                 return Form(Outcome.USELESS, 0)
             return Form(Outcome.REMOVED, 0)
         descriptor = self._file.fileno()
-        # Whoever may read the file may read it. Only root can give it to another owner; that comes first, since
-        # it takes some of the permissions away.
+        # Whoever may read the file may read it. Only root can give it to another owner, which comes first,
+        # since it takes some of the permissions away.
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, self._source.st_uid, self._source.st_gid)
         os.fchmod(descriptor, self._source.st_mode & 0o777)
