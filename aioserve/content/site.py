@@ -306,8 +306,11 @@ class Site:
             return plan_error(request, 404)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
+        policy = self._find_policy(request, target, found.candidate.segments)
+        if not route.is_error(found.candidate):
+            response.policy = policy
         if found.candidate.coding is None:
-            form = yield from self._find_form(response, found, codings)
+            form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
         if form is None:
@@ -315,7 +318,6 @@ class Site:
         response.pieces = form.pieces
         if route.is_error(found.candidate):
             return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
-        policy = response.policy = self._find_policy(request, target, found.candidate.segments)
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
@@ -324,11 +326,15 @@ class Site:
             response.match = Match(form.kept, form.base, coding, form.content_type, form.varies, policy)
         return self._plan_file(request, form, response.now_s)
 
-    def _find_form(self, response: Response, found: Found, codings: Codings) -> Story[_Form | None]:
+    def _find_form(
+        self, response: Response, found: Found, codings: Codings, policy: Policy
+    ) -> Story[_Form | None]:
         """How a file is sent; None when the client takes none of its forms."""
         name = found.candidate.segments[-1]
         content_type = find_content_type(name)
-        shrinks = self._forms is not None and is_compressible(content_type)
+        # RFC 9111 §5.2.2.6: who asks others to leave the content as it is, means it.
+        may_be_made = self._forms is not None and "no-transform" not in (policy.cache_control or "").lower()
+        shrinks = may_be_made and is_compressible(content_type)
         varies = shrinks or (self._has_sidecars and not name.endswith(_CODED_NAMES))
         variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
         is_acceptable = True
