@@ -90,6 +90,7 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
+
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
@@ -98,6 +99,11 @@ _MAX_SNAPSHOTS = 3
 # A file that has been changed so lately may be changed again without another time: the clocks of file systems
 # have steps, of 2 s on FAT. It is served, but not kept.
 _RACY_NS = 2_000_000_000
+
+
+def find_status(error: OSError) -> int | None:
+    """What an error of the operating system means to a client; None when nothing of that name can be served."""
+    return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
 
 class Files:
@@ -214,7 +220,7 @@ class Files:
                 except BlockingIOError:
                     raise
                 except OSError as error:
-                    if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    if find_status(error) is not None:
                         raise BlockingIOError from None
                     absent = candidate.segments if error.errno == errno.ENOENT else None
                 else:
@@ -308,13 +314,17 @@ class Files:
         segments = candidate.segments
         if self.only_name is not None:
             return segments == (self.only_name,) and candidate.kind is Kind.FILE
+        return not self.hides(segments)
+
+    def hides(self, segments: tuple[bytes, ...]) -> bool:
+        """Whether that name does not exist for clients, because it, or a folder above it, begins with a dot."""
         if self._shows_hidden:
-            return True
+            return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
             if name.startswith(b"."):
-                return False
-        return True
+                return True
+        return False
 
     # On the event loop, without waiting.
 
@@ -349,14 +359,14 @@ class Files:
     # In a thread.
 
     def _find_in_thread(self, candidates: Sequence[Candidate]) -> Found | None:
-        with self._use_root() as root:
+        with self.use_root() as root:
             if root is not None:
                 root.load_at_once()
             for candidate in candidates:
                 try:
                     found = self._look_for(candidate, root)
                 except OSError as error:
-                    status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                    status = find_status(error)
                     if status is not None:
                         raise Refused(status, candidate) from error
                 else:
@@ -410,8 +420,11 @@ class Files:
                 os.close(descriptor)
 
     @contextlib.contextmanager
-    def _use_root(self) -> Iterator[Root | None]:
-        """The root as it is now, open at least until the block ends; None when it is one single file."""
+    def use_root(self) -> Iterator[Root | None]:
+        """The root as it is now, open at least until the block ends; None when it is one single file.
+
+        It may wait for the disk. Raises Refused when the root is gone.
+        """
         if self._is_closed:
             raise Refused(503)
         if self.only_name is not None:

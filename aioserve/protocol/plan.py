@@ -5,6 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,7 +60,17 @@ class Parts(NamedTuple):
     parts: tuple[Bytes | Slice, ...]
 
 
-Body = Empty | Bytes | Slice | Parts
+class Stream(NamedTuple):
+    """Bytes that are made while they are sent; `size_bytes` is None when nobody knows how many (chunked).
+
+    Who made the plan closes `pieces`. An OSError out of it means that the rest cannot be had.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    size_bytes: int | None
+
+
+Body = Empty | Bytes | Slice | Parts | Stream
 
 
 class Plan(NamedTuple):
