@@ -98,11 +98,11 @@ _MAX_SNAPSHOTS = 3
 
 # A file that has been changed so lately may be changed again without another time: the clocks of file systems
 # have steps, of 2 s on FAT. It is served, but not kept.
-_RACY_NS = 2_000_000_000
+RACY_NS = 2_000_000_000
 
 
 def find_status(error: OSError) -> int | None:
-    """What an error of the operating system means to a client; None when nothing of that name can be served."""
+    """What an error of the system means to a client; None when nothing of that name can be served."""
     return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
 
@@ -317,7 +317,7 @@ class Files:
         return not self.hides(segments)
 
     def hides(self, segments: tuple[bytes, ...]) -> bool:
-        """Whether that name does not exist for clients, because it, or a folder above it, begins with a dot."""
+        """Whether that name does not exist for clients: it, or a folder above it, begins with a dot."""
         if self._shows_hidden:
             return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
@@ -395,7 +395,7 @@ class Files:
         """
         is_kept = False
         # Before its content is read: what changes after that has to have another time.
-        racy_ns = time.time_ns() - _RACY_NS
+        racy_ns = time.time_ns() - RACY_NS
         try:
             now = os.fstat(descriptor)
             if not stat.S_ISREG(now.st_mode):
@@ -410,11 +410,11 @@ class Files:
                 if len(data) == before.st_size and _version(now) == _version(before):
                     handle = OpenFile(self._disk, key, data=data)
                     variant = Variant(None, len(data), now.st_mtime_ns, handle)
-                    return Found(candidate, variant, _lasting_version(now, racy_ns), root)
+                    return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
             handle = OpenFile(self._disk, key, descriptor=descriptor)
             is_kept = True
             variant = Variant(None, now.st_size, now.st_mtime_ns, handle)
-            return Found(candidate, variant, _lasting_version(now, racy_ns), root)
+            return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
@@ -485,6 +485,6 @@ def _version(status: os.stat_result) -> Version:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
+def find_lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
     """Its version; None when it has been changed since `racy_ns`, as others may follow that look the same."""
     return None if max(status.st_mtime_ns, status.st_ctime_ns) > racy_ns else _version(status)

@@ -15,6 +15,7 @@ from typing import assert_never
 
 from aioserve.network.stream import LentSocket, Stream
 from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
+from aioserve.protocol.plan import Stream as StreamBody
 from aioserve.protocol.variant import Handle
 
 # What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at
@@ -54,6 +55,17 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
             await _send_parts(stream, head, (body,))
         case Parts(parts):
             await _send_parts(stream, head, parts)
+        case StreamBody(pieces):
+            stream.write(head)
+            try:
+                async for piece in pieces:
+                    stream.write(piece)
+                    await stream.drain()
+            except ConnectionError:
+                raise
+            except OSError as error:
+                raise TornBody from error
+            await stream.drain()
         case _:
             assert_never(body)
 

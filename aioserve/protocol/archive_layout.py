@@ -1,4 +1,4 @@
-"""Where everything lies in an archive, known before a byte of it is read: `Layout`, and the members it lays out.
+"""Where everything lies in an archive, known before a byte of it is read: `Layout`, and its members.
 
 What the bytes between the contents are is for `zip_layout` and `tar_layout`; whose contents they are, and how
 they are read, is for `content/archive`.
@@ -41,10 +41,10 @@ class Part(Enum):
 
 
 class Segment(NamedTuple):
-    """The bytes `[start, stop)` of the archive, and what they are; `index` is that of the member."""
+    """The bytes `[start, stop)` of the archive, and what they are; `number` is that of the member."""
 
     part: Part
-    index: int
+    number: int
     start: int
     stop: int
 
@@ -66,7 +66,7 @@ class Layout(ABC):
         self._records_bytes = 0
 
     def append(self, member: Member) -> None:
-        """Puts a member behind those that are there. Raises OverflowError for one that no archive can hold."""
+        """Puts a member behind those that are there. Raises OverflowError when an archive cannot hold it."""
         start = self._records_start
         if member.size_bytes < 0 or start + member.size_bytes >= 1 << 62:
             raise OverflowError("no archive is that large")

@@ -61,7 +61,7 @@ class Archive(Protocol):
 
     @property
     def size_bytes(self) -> int | None:
-        """The length; None when it is known only when all has been sent, and no part of it can be had alone."""
+        """The length; None when it is known only at the end, and no part of it can be had alone."""
 
     def stream(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         """The bytes `[start, stop)`; all of them for an archive without a length. It raises OSError."""
@@ -101,7 +101,7 @@ def plan_archive(request: Request, archive: Archive, *, now_s: int) -> Plan:
         spans = parse_range(field, size_bytes)
         if spans == ():
             return plan_error(request, 416, (("Content-Range", format_unsatisfied_range(size_bytes)),))
-        # Several parts in one answer are for those who look into a file. They may ask for one after the other.
+        # Several parts in one answer are for those who look into a file: they can ask for one at a time.
         if spans is not None and len(spans) == 1:
             (span,) = spans
             content_range = ("Content-Range", format_content_range(span, size_bytes))
@@ -126,7 +126,7 @@ def plan_unknown_form(request: Request, forms: tuple[str, ...]) -> Plan:
 def plan_too_large(request: Request, max_members: int) -> Plan:
     """The answer when a folder holds more than one archive may (413)."""
     return _plan_refusal(
-        request, 413, f"more than {max_members} files and folders: ask for the folders in it one by one"
+        request, 413, f"more than {max_members} files and folders, or 4 EiB: ask for the folders in it"
     )
 
 

@@ -26,6 +26,7 @@ REASONS = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     412: "Precondition Failed",
+    413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     417: "Expectation Failed",

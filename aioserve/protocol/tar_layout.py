@@ -28,7 +28,7 @@ _CHECKSUM_AT: Final = 148
 class TarLayout(Layout):
     def format(self, segment: Segment, crc: int) -> bytes:
         if segment.part is Part.HEAD:
-            return _format_head(self[segment.index])
+            return _format_head(self[segment.number])
         return bytes(segment.stop - segment.start)
 
     def _measure(self, member: Member) -> tuple[int, int]:
@@ -83,12 +83,14 @@ def _format_extended(member: Member) -> bytes:
     """The records of the pax header for what the ustar header cannot hold; nothing when it holds all."""
     path = _find_path(member)
     records = b""
-    if not path.isascii() or _split_name(member) is None:
-        # The names of ustar are ASCII; those of pax are UTF-8, or whatever the sender had (BINARY).
-        try:
-            path.decode()
-        except UnicodeDecodeError:
-            records += _format_record(b"hdrcharset", b"BINARY")
+    try:
+        is_utf8 = bool(path.decode())
+    except UnicodeDecodeError:
+        is_utf8 = False
+    # The names of ustar are ASCII, and those of pax UTF-8, or, as BINARY says, whatever the sender had. A name
+    # that is neither is taken as it is from a ustar header, and GNU tar complains of BINARY.
+    if _split_name(member) is None or (is_utf8 and not path.isascii()):
+        records += b"" if is_utf8 else _format_record(b"hdrcharset", b"BINARY")
         records += _format_record(b"path", path)
     if member.size_bytes > _MAX_NUMBER:
         records += _format_record(b"size", b"%d" % member.size_bytes)
@@ -106,7 +108,9 @@ def _format_record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (size_bytes, key, value)
 
 
-def _format_header(prefix: bytes, name: bytes, mode: int, size_bytes: int, mtime_s: int, kind: bytes) -> bytes:
+def _format_header(
+    prefix: bytes, name: bytes, mode: int, size_bytes: int, mtime_s: int, kind: bytes
+) -> bytes:
     fields = (
         name,
         b"%07o\0" % mode,

@@ -48,19 +48,19 @@ _LATEST_S: Final = 4_354_819_198  # 2107-12-31 23:59:58
 
 class ZipLayout(Layout):
     def needs_sum(self, segment: Segment) -> bool:
-        return segment.part in (Part.FOOT, Part.RECORD) and self[segment.index].size_bytes > 0
+        return segment.part in (Part.FOOT, Part.RECORD) and self[segment.number].size_bytes > 0
 
     def format(self, segment: Segment, crc: int) -> bytes:
         if segment.part is Part.END:
             return self._format_end()
-        member = self[segment.index]
+        member = self[segment.number]
         if segment.part is Part.HEAD:
             return _format_local(member)
         if segment.part is Part.FOOT:
             size_bytes = member.size_bytes
             form = _DESCRIPTOR_64 if size_bytes >= _MAX_32 else _DESCRIPTOR
             return form.pack(b"PK\x07\x08", crc, size_bytes, size_bytes)
-        return _format_central(member, self._starts[segment.index], crc if member.size_bytes else 0)
+        return _format_central(member, self._starts[segment.number], crc if member.size_bytes else 0)
 
     def _measure(self, member: Member) -> tuple[int, int]:
         head_bytes = _LOCAL.size + len(member.name) + member.is_folder + _measure_timestamp(member.mtime_ns)
