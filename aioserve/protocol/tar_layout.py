@@ -87,8 +87,8 @@ def _format_extended(member: Member) -> bytes:
         is_utf8 = bool(path.decode())
     except UnicodeDecodeError:
         is_utf8 = False
-    # The names of ustar are ASCII, and those of pax UTF-8, or, as BINARY says, whatever the sender had. A name
-    # that is neither is taken as it is from a ustar header, and GNU tar complains of BINARY.
+    # The names of ustar are ASCII, and those of pax UTF-8, or, as BINARY says, whatever the sender had. GNU
+    # tar complains of BINARY, and everybody takes a name from a ustar header as it is.
     if _split_name(member) is None or (is_utf8 and not path.isascii()):
         records += b"" if is_utf8 else _format_record(b"hdrcharset", b"BINARY")
         records += _format_record(b"path", path)

@@ -8,6 +8,7 @@ old readers take all the others.
 
 from __future__ import annotations
 
+import re
 import struct
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -63,13 +64,13 @@ class ZipLayout(Layout):
         return _format_central(member, self._starts[segment.number], crc if member.size_bytes else 0)
 
     def _measure(self, member: Member) -> tuple[int, int]:
-        head_bytes = _LOCAL.size + len(member.name) + member.is_folder + _measure_timestamp(member.mtime_ns)
+        head_bytes = _LOCAL.size + len(_find_name(member)) + _measure_timestamp(member.mtime_ns)
         if member.size_bytes >= _MAX_32:
             return head_bytes + _SIZES_64.size, _DESCRIPTOR_64.size
         return head_bytes, _DESCRIPTOR.size if member.size_bytes else 0
 
     def _measure_record(self, member: Member, start: int) -> int:
-        size_bytes = _CENTRAL.size + len(member.name) + member.is_folder + _measure_timestamp(member.mtime_ns)
+        size_bytes = _CENTRAL.size + len(_find_name(member)) + _measure_timestamp(member.mtime_ns)
         wide_bytes = 16 * (member.size_bytes >= _MAX_32) + 8 * (start >= _MAX_32)
         return size_bytes + (4 + wide_bytes if wide_bytes else 0)
 
@@ -111,7 +112,8 @@ class ZipLayout(Layout):
 
 
 def _format_local(member: Member) -> bytes:
-    name, flags = _format_name(member)
+    name = _find_name(member)
+    flags = _find_flags(member, name)
     extra = _format_timestamp(member.mtime_ns)
     size, version = 0, _VERSION
     if member.size_bytes >= _MAX_32:
@@ -127,7 +129,8 @@ def _format_local(member: Member) -> bytes:
 
 
 def _format_central(member: Member, start: int, crc: int) -> bytes:
-    name, flags = _format_name(member)
+    name = _find_name(member)
+    flags = _find_flags(member, name)
     size_bytes = member.size_bytes
     # 4.5.3: only what does not fit stands here, in this order.
     wide = struct.pack("<2Q", size_bytes, size_bytes) if size_bytes >= _MAX_32 else b""
@@ -165,22 +168,22 @@ def _format_central(member: Member, start: int, crc: int) -> bytes:
     )
 
 
-def _format_name(member: Member) -> tuple[bytes, int]:
-    """The name as it stands in the archive, and the flags of its member.
+def _find_name(member: Member) -> bytes:
+    """The name as it stands in the archive, where it is always UTF-8.
 
-    A name that is no UTF-8 stands there byte for byte, without the flag that says UTF-8. By Appendix D it
-    would be code page 437; readers on Unix take the name of a member that was made on Unix as it is, which is
-    the one way to get the file under its own name again.
+    Bytes that are none are written as in a URL (%FF). Kept as they are, they would be in code page 437 (Appendix
+    D), and of the readers one leaves them out, one obeys, and one takes them for the letters of its own machine.
     """
-    flags = _SUM_FOLLOWS if member.size_bytes else 0
     name = member.name + b"/" if member.is_folder else member.name
-    if not name.isascii():
-        try:
-            name.decode()
-            flags |= _NAME_IS_UTF8
-        except UnicodeDecodeError:
-            pass
-    return name, flags
+    if name.isascii():
+        return name
+    text = name.decode("utf-8", "surrogateescape")
+    # A byte 0x80 that is no UTF-8 is decoded as U+DC80.
+    return re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text).encode()
+
+
+def _find_flags(member: Member, name: bytes) -> int:
+    return (_SUM_FOLLOWS if member.size_bytes else 0) | (0 if name.isascii() else _NAME_IS_UTF8)
 
 
 def _measure_timestamp(mtime_ns: int) -> int:
