@@ -363,6 +363,14 @@ class Config(_Table, embeddable=True):
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
     )
+    archive: bool = _option(
+        False,
+        _SWITCH,
+        "--archive",
+        _CONTENT,
+        "Give a folder as one download: /folder/?archive=zip, tar, tar.gz or tar.zst.",
+        "off in miniserve (--enable-tar, --enable-zip) and dufs (--allow-archive)",
+    )
     server_header: bool = _option(
         True,
         _SWITCH,

@@ -32,8 +32,17 @@ from aioserve.content.disk import Busy, Disk
 from aioserve.content.files import RACY_NS, Files, Refused, find_lasting_version, find_status
 from aioserve.content.handle import read_at
 from aioserve.protocol.archive_layout import Layout, Member, Part
-from aioserve.protocol.download import Form
+from aioserve.protocol.download import (
+    Form,
+    find_asked_form,
+    plan_archive,
+    plan_too_large,
+    plan_unknown_form,
+)
+from aioserve.protocol.message import Request
+from aioserve.protocol.plan import Pieces, Plan, plan_error
 from aioserve.protocol.tar_layout import TarLayout
+from aioserve.protocol.target import Target
 from aioserve.protocol.zip_layout import ZipLayout
 
 T = TypeVar("T")
@@ -78,7 +87,11 @@ _MAX_PATH_BYTES = 4095 if sys.platform == "linux" else 1023
 
 
 class TooLarge(Exception):
-    """A folder holds more than an archive may."""
+    """A folder holds more than an archive may, which is `max_members` at the most."""
+
+    def __init__(self, max_members: int) -> None:
+        super().__init__(max_members)
+        self.max_members = max_members
 
 
 class _Changed(OSError):
@@ -102,25 +115,50 @@ def list_forms() -> tuple[Form, ...]:
 class Archives:
     """The folders of `files` as archives, read on `disk`.
 
-    `max_members` is how much one may hold, `at_once` how many there may be at a time.
+    Names for which `leaves_out` says so are left out, beside the hidden ones. `max_members` is how much one
+    may hold, `at_once` how many there may be at a time.
     """
 
     def __init__(
-        self, files: Files, disk: Disk, *, max_members: int = MAX_MEMBERS, at_once: int = AT_ONCE
+        self,
+        files: Files,
+        disk: Disk,
+        *,
+        leaves_out: Callable[[tuple[bytes, ...]], bool] = lambda segments: False,
+        max_members: int = MAX_MEMBERS,
+        at_once: int = AT_ONCE,
     ) -> None:
+        self._leaves_out = leaves_out
         self._files = files
         self._disk = disk
         self._max_members = max_members
         self._places = asyncio.Semaphore(at_once)
         self._sums = _Sums()
 
-    async def open(
-        self, segments: tuple[bytes, ...], form: Form, *, leaves_out: Callable[[tuple[bytes, ...]], bool]
-    ) -> FolderArchive | None:
+    def find_asked(self, target: Target) -> str | None:
+        """The form in which a folder is wanted as a download, if there is such a form; None when it is not."""
+        return find_asked_form(target.query) if target.is_folder else None
+
+    async def answer(self, request: Request, target: Target, now_s: int) -> Download | None:
+        """What is sent to GET or HEAD of a target that `find_asked` knows; None when there is no such folder.
+
+        The caller closes it.
+        """
+        asked, forms = self.find_asked(target), list_forms()
+        if asked not in forms:
+            return Download(plan_unknown_form(request, forms))
+        try:
+            archive = await self.open(target.segments, Form(asked))
+        except TooLarge as error:
+            return Download(plan_too_large(request, error.max_members))
+        except Refused as refused:
+            return Download(plan_error(request, refused.status))
+        return None if archive is None else Download(plan_archive(request, archive, now_s=now_s), archive)
+
+    async def open(self, segments: tuple[bytes, ...], form: Form) -> FolderArchive | None:
         """The archive of the folder at `segments`, which the caller closes; None when there is none.
 
-        Names for which `leaves_out` says so are left out, and hidden ones. Raises Refused when the folder
-        cannot be read, or when no archive may be begun for now, and TooLarge.
+        Raises Refused when the folder cannot be read, or when no archive may be begun for now, and TooLarge.
         """
         if self._files.hides(segments):
             return None
@@ -128,7 +166,7 @@ class Archives:
         is_begun = False
         try:
             contents = Contents(ZipLayout() if form is Form.ZIP else TarLayout(), segments)
-            walk = _Walk(self._files, contents, self._max_members, leaves_out)
+            walk = _Walk(self._files, contents, self._max_members, self._leaves_out)
             steps = _Steps(self._disk, walk.run(form))
             try:
                 while await steps.advance(self._disk.queue_s) is not None:
@@ -151,6 +189,22 @@ class Archives:
                 await self._places.acquire()
         except TimeoutError:
             raise Refused(503) from None
+
+
+class Download(NamedTuple):
+    """The answer to a request for an archive, and the archive while it lasts."""
+
+    plan: Plan
+    archive: FolderArchive | None = None
+
+    async def close(self) -> None:
+        """Ends the reading, and lets another archive be begun."""
+        try:
+            if isinstance(self.plan.body, Pieces):
+                await self.plan.body.pieces.aclose()
+        finally:
+            if self.archive is not None:
+                self.archive.close()
 
 
 class Contents:
@@ -234,7 +288,8 @@ class _Walk:
     ) -> None:
         self._files = files
         self._contents = contents
-        self._left = max_members
+        self._max_members = max_members
+        self._count = 0
         self._leaves_out = leaves_out
         self._unreadable: list[bytes] = []
         self._unreadable_count = 0
@@ -294,8 +349,8 @@ class _Walk:
             for entry in entries:
                 names.append(os.fsencode(entry.name))
                 # Hidden names are counted too: what one step does must have an end.
-                if len(names) > self._left:
-                    raise TooLarge
+                if len(names) > self._max_members:
+                    raise TooLarge(self._max_members)
         return sorted(names)
 
     def _look_at(
@@ -315,14 +370,14 @@ class _Walk:
             self._leave_out(member, error)
             return
         if status is None or stat.S_ISDIR(status.st_mode):
-            self._count()
+            self._count_one()
             below.append(member)
         elif stat.S_ISREG(status.st_mode):
-            self._count()
+            self._count_one()
             try:
                 self._contents.append(member.name, status)
             except OverflowError as error:
-                raise TooLarge from error
+                raise TooLarge(self._max_members) from error
 
     def _leave_out(self, member: _Folder, error: OSError) -> None:
         """Notes what cannot be read. Raises Refused when that says nothing about it alone."""
@@ -333,15 +388,15 @@ class _Walk:
             return
         if error.errno not in _UNREADABLE:
             raise Refused(503) from error
-        self._count()
+        self._count_one()
         self._unreadable_count += 1
         if len(self._unreadable) < _MAX_NOTED:
             self._unreadable.append(member.name)
 
-    def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise TooLarge
+    def _count_one(self) -> None:
+        self._count += 1
+        if self._count > self._max_members:
+            raise TooLarge(self._max_members)
 
     def _find_note_name(self) -> bytes:
         # Without regard to case, since it may be unpacked where that does not count.

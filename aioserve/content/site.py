@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
@@ -22,14 +23,22 @@ from aioserve.protocol.plan import (
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
+if TYPE_CHECKING:  # loaded where it is switched on
+    from aioserve.content.archive import Archives, Download
+
 _NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
 
 
 class Site:
-    """The files of one root as answers. `index` holds the names that stand for their folder, best first."""
+    """The files of one root as answers.
 
-    def __init__(self, files: Files, *, index: Sequence[str]) -> None:
+    `index` holds the names that stand for their folder, best first; with `archives`, folders can be had as
+    downloads.
+    """
+
+    def __init__(self, files: Files, *, index: Sequence[str], archives: Archives | None = None) -> None:
         self.files = files
+        self.archives = archives
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
 
     def respond(self, request: Request, now_s: int) -> Response:
@@ -46,7 +55,10 @@ class Site:
 
         Nothing else is looked for before it, so that for as long as it is kept, the same target means it.
         """
-        first = next(iter(self.list_candidates(parse_target(request.method, request.target))), None)
+        target = parse_target(request.method, request.target)
+        if self.wants_archive(target):
+            return None
+        first = next(iter(self.list_candidates(target)), None)
         return None if first is None or first is _NOT_FOUND_PAGE else self.files.find_kept(first)
 
     def plan_kept(self, request: Request, kept: Kept, now_s: int) -> Plan:
@@ -55,7 +67,12 @@ class Site:
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
-        return self.files.find_absent(self.list_candidates(parse_target(request.method, request.target)))
+        target = parse_target(request.method, request.target)
+        return None if self.wants_archive(target) else self.files.find_absent(self.list_candidates(target))
+
+    def wants_archive(self, target: Target) -> bool:
+        """Whether a folder is wanted as a download, for which nothing is kept, nor done at once."""
+        return self.archives is not None and self.archives.find_asked(target) is not None
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
@@ -92,19 +109,25 @@ class Response:
     Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
     """
 
-    __slots__ = ("_found", "_now_s", "_request", "_site")
+    __slots__ = ("_download", "_found", "_now_s", "_request", "_site")
 
     def __init__(self, site: Site, request: Request, now_s: int) -> None:
         self._site = site
         self._request = request
         self._now_s = now_s
         self._found: Found | None = None
+        self._download: Download | None = None
 
     async def __aenter__(self) -> Plan:
         request = self._request
         target = parse_target(request.method, request.target)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
+        archives = self._site.archives
+        if archives is not None and self._site.wants_archive(target):
+            self._download = await archives.answer(request, target, self._now_s)
+            if self._download is not None:
+                return self._download.plan
         try:
             found = await self._site.files.find(self._site.list_candidates(target))
         except Refused as refused:
@@ -118,6 +141,8 @@ class Response:
         target = parse_target(request.method, request.target)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
+        if self._site.wants_archive(target):
+            raise BlockingIOError
         return self._plan(target, self._site.files.find_at_once(self._site.list_candidates(target)))
 
     def _plan(self, target: Target, found: Found | None) -> Plan:
@@ -132,6 +157,8 @@ class Response:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+        if self._download is not None:
+            await self._download.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -206,7 +206,12 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
-            site = Site(self._files, index=config.index)
+            archives = None
+            if config.archive:
+                from aioserve.content.archive import Archives
+
+                archives = Archives(self._files, self._disk)
+            site = Site(self._files, index=config.index, archives=archives)
             self._connect = functools.partial(
                 Connection,
                 site=site,

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from aioserve.protocol.conditional import Validators, Verdict, evaluate_preconditions, keeps_range
 from aioserve.protocol.message import Request
-from aioserve.protocol.plan import Body, Bytes, Empty, Field, Plan, Stream, plan_error
+from aioserve.protocol.plan import Body, Bytes, Empty, Field, Pieces, Plan, plan_error
 from aioserve.protocol.ranges import Span, format_content_range, format_unsatisfied_range, parse_range
 
 
@@ -95,7 +95,7 @@ def plan_archive(request: Request, archive: Archive, *, now_s: int) -> Plan:
     is_head = request.method == "HEAD"
     size_bytes = archive.size_bytes
     if size_bytes is None:
-        return Plan(200, described, Empty() if is_head else Stream(archive.stream(0, None), None))
+        return Plan(200, described, Empty() if is_head else Pieces(archive.stream(0, None), None))
     field = None if is_head else request.fields.get("range")
     if field is not None and keeps_range(request.fields, validators, now_s):
         spans = parse_range(field, size_bytes)
@@ -114,8 +114,8 @@ def _length(size_bytes: int) -> Field:
     return "Content-Length", str(size_bytes)
 
 
-def _slice(archive: Archive, span: Span) -> Stream:
-    return Stream(archive.stream(span.start, span.stop), span.size_bytes)
+def _slice(archive: Archive, span: Span) -> Pieces:
+    return Pieces(archive.stream(span.start, span.stop), span.size_bytes)
 
 
 def plan_unknown_form(request: Request, forms: tuple[str, ...]) -> Plan:

@@ -171,8 +171,8 @@ def _format_central(member: Member, start: int, crc: int) -> bytes:
 def _find_name(member: Member) -> bytes:
     """The name as it stands in the archive, where it is always UTF-8.
 
-    Bytes that are none are written as in a URL (%FF). Kept as they are, they would be in code page 437 (Appendix
-    D), and of the readers one leaves them out, one obeys, and one takes them for the letters of its own machine.
+    Bytes that are none are written as in a URL (%FF). As they are, they would be in code page 437 (Appendix
+    D): one reader leaves them out, one obeys, and one takes them for the letters of its own machine.
     """
     name = member.name + b"/" if member.is_folder else member.name
     if name.isascii():
