@@ -136,7 +136,7 @@ class Archives:
         self._sums = _Sums()
 
     def find_asked(self, target: Target) -> str | None:
-        """The form in which a folder is wanted as a download, if there is such a form; None when it is not."""
+        """What a target that is a folder is asked for as, which need not be a form; None for any other."""
         return find_asked_form(target.query) if target.is_folder else None
 
     async def answer(self, request: Request, target: Target, now_s: int) -> Download | None:

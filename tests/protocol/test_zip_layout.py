@@ -95,7 +95,7 @@ def test_an_archive_of_nothing_can_be_opened() -> None:
         pytest.param(b"a\nb", "a\nb", False, id="a newline"),
         pytest.param(b"a\\b", "a\\b", False, id="a backslash"),
         pytest.param(b"bad\xff\x80", "bad%FF%80", False, id="bytes that are no utf-8"),
-        pytest.param("ž\xff".encode("latin-2", "replace") + "ž".encode(), "%BE?ž", True, id="some that are"),
+        pytest.param(b"\xbe?" + "ž".encode(), "%BE?ž", True, id="some that are"),
         pytest.param(b"x" * 4000, "x" * 4000, False, id="long"),
     ],
 )
