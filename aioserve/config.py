@@ -371,6 +371,22 @@ class Config(_Table, embeddable=True):
         "Give a folder as one download: /folder/?archive=zip, tar, tar.gz or tar.zst.",
         "off in miniserve (--enable-tar, --enable-zip) and dufs (--allow-archive)",
     )
+    precompressed: bool = _option(
+        True,
+        _SWITCH,
+        "--precompressed",
+        _CONTENT,
+        "Send name.br, name.zst or name.gz in place of name to clients that take it, unless it is older.",
+        "nginx: gzip_static; Caddy: precompressed; static-web-server: compression-static",
+    )
+    compress: str = _option(
+        "auto",
+        _choice("auto", "off"),
+        "--compress",
+        _CONTENT,
+        "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
+        "on in serve and static-web-server; off in nginx and Caddy",
+    )
     server_header: bool = _option(
         True,
         _SWITCH,

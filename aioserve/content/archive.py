@@ -135,16 +135,16 @@ class Archives:
         self._places = asyncio.Semaphore(at_once)
         self._sums = _Sums()
 
-    def find_asked(self, target: Target) -> str | None:
-        """What a target that is a folder is asked for as, which need not be a form; None for any other."""
-        return find_asked_form(target.query) if target.is_folder else None
+    def is_asked(self, target: Target) -> bool:
+        """Whether a folder is wanted as a download."""
+        return target.is_folder and find_asked_form(target.query) is not None
 
     async def answer(self, request: Request, target: Target, now_s: int) -> Download | None:
-        """What is sent to GET or HEAD of a target that `find_asked` knows; None when there is no such folder.
+        """What is sent to GET or HEAD of a folder that is wanted as a download; None when there is none.
 
-        The caller closes it.
+        The caller closes its pieces, and then the archive.
         """
-        asked, forms = self.find_asked(target), list_forms()
+        asked, forms = find_asked_form(target.query), list_forms()
         if asked not in forms:
             return Download(plan_unknown_form(request, forms))
         try:
@@ -192,19 +192,14 @@ class Archives:
 
 
 class Download(NamedTuple):
-    """The answer to a request for an archive, and the archive while it lasts."""
+    """The answer to a request for an archive, and what has to be closed after it."""
 
     plan: Plan
     archive: FolderArchive | None = None
 
-    async def close(self) -> None:
-        """Ends the reading, and lets another archive be begun."""
-        try:
-            if isinstance(self.plan.body, Pieces):
-                await self.plan.body.pieces.aclose()
-        finally:
-            if self.archive is not None:
-                self.archive.close()
+    @property
+    def pieces(self) -> AsyncGenerator[bytes, None] | None:
+        return self.plan.body.pieces if isinstance(self.plan.body, Pieces) else None
 
 
 class Contents:

@@ -1,17 +1,31 @@
-"""The story of a request: target → candidates on the disk → the first that exists → Plan."""
+"""The story of a request: target → candidates on the disk → the first that exists → its best form → Plan.
+
+It is told once, as a generator that asks for one thing of the disk after the other: on the event loop as long
+as nothing has to be waited for, else in the coroutine of the connection.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from aioserve.content.cache import Absent, Kept
-from aioserve.content.files import Candidate, Files, Found, Kind, Refused
+from aioserve.content.cache import Absent, Kept, share
+from aioserve.content.compression import EXTENSIONS
+from aioserve.content.files import Candidate, Files, Found, Kind, Refused, make_sidecar
+from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
 from aioserve.protocol.http1 import REGISTERED_METHODS
-from aioserve.protocol.media_types import find_content_type
+from aioserve.protocol.media_types import find_content_type, is_compressible
 from aioserve.protocol.message import BadRequest, Request
+from aioserve.protocol.negotiation import (
+    IDENTITY_ONLY,
+    Codings,
+    NotAcceptable,
+    choose_coding,
+    find_codings,
+    list_wanted,
+)
 from aioserve.protocol.plan import (
     Plan,
     plan_error,
@@ -23,23 +37,129 @@ from aioserve.protocol.plan import (
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
-if TYPE_CHECKING:  # loaded where it is switched on
-    from aioserve.content.archive import Archives, Download
+if TYPE_CHECKING:  # loaded where folders can be had as downloads
+    from aioserve.content.archive import Archives, Download, FolderArchive
+
+T = TypeVar("T")
 
 _NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
 
+# Names of files that are compressed have no compressed forms beside them.
+_CODED_NAMES = tuple(EXTENSIONS.values())
 
-class Site:
-    """The files of one root as answers.
 
-    `index` holds the names that stand for their folder, best first; with `archives`, folders can be had as
-    downloads.
+class Step(Protocol):
+    """Something that the story needs to go on."""
+
+    def at_once(self) -> object:
+        """Gives it without waiting. Raises BlockingIOError when that cannot be."""
+
+    async def wait(self) -> object:
+        """Gives it. Raises Refused."""
+
+
+Story = Generator[Step, Any, T]
+
+
+class _Find(NamedTuple):
+    files: Files
+    candidates: Sequence[Candidate]
+    codings: Sequence[str]
+
+    def at_once(self) -> Found | None:
+        return self.files.find_at_once(self.candidates, self.codings)
+
+    async def wait(self) -> Found | None:
+        return await self.files.find(self.candidates, self.codings)
+
+
+class _Load(NamedTuple):
+    forms: Forms
+
+    def at_once(self) -> tuple[str, ...]:
+        return self.forms.codings
+
+    async def wait(self) -> tuple[str, ...]:
+        await self.forms.load()
+        return self.forms.codings
+
+
+class _Make(NamedTuple):
+    forms: Forms
+    found: Found
+    coding: str
+
+    def at_once(self) -> Variant | None:
+        raise BlockingIOError
+
+    async def wait(self) -> Variant | None:
+        return await self.forms.make(self.found, self.coding)
+
+
+class _Pack(NamedTuple):
+    archives: Archives
+    request: Request
+    target: Target
+    now_s: int
+
+    def at_once(self) -> Download | None:
+        raise BlockingIOError
+
+    async def wait(self) -> Download | None:
+        return await self.archives.answer(self.request, self.target, self.now_s)
+
+
+class Match(NamedTuple):
+    """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
+
+    `kept` is what is sent, in `coding`. `base` is the file whose form that is, when that has a file of its
+    own: both have to be current.
     """
 
-    def __init__(self, files: Files, *, index: Sequence[str], archives: Archives | None = None) -> None:
+    kept: Kept
+    base: Kept | None
+    coding: str | None
+    content_type: str
+    varies: bool
+
+
+class _Form(NamedTuple):
+    """How a file is sent. `kept` is what is kept of it, and `base` of the file whose sidecar it is."""
+
+    variant: Variant
+    content_type: str
+    varies: bool
+    kept: Kept | None = None
+    base: Kept | None = None
+    pieces: AsyncGenerator[bytes, None] | None = None
+
+
+class Site:
+    """The files of one root as answers. `index` holds the names that stand for their folder, best first.
+
+    `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
+    are made. With `archives`, folders can be had as downloads.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        *,
+        index: Sequence[str],
+        precompressed: bool = False,
+        forms: Forms | None = None,
+        archives: Archives | None = None,
+    ) -> None:
         self.files = files
-        self.archives = archives
+        self._archives = archives
+        self._forms = forms
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
+        self._has_sidecars = precompressed and files.only_name is None
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether a file may be sent in one form or another."""
+        return self._has_sidecars or self._forms is not None
 
     def respond(self, request: Request, now_s: int) -> Response:
         """Decides the answer when it is entered, and keeps what it needs open until the block ends.
@@ -50,29 +170,17 @@ class Site:
         """
         return Response(self, request, now_s)
 
-    def find_kept(self, request: Request) -> Kept | None:
-        """The file in memory that alone decides how GET or HEAD is answered; None when there is none.
-
-        Nothing else is looked for before it, so that for as long as it is kept, the same target means it.
-        """
-        target = parse_target(request.method, request.target)
-        if self.wants_archive(target):
-            return None
-        first = next(iter(self.list_candidates(target)), None)
-        return None if first is None or first is _NOT_FOUND_PAGE else self.files.find_kept(first)
-
-    def plan_kept(self, request: Request, kept: Kept, now_s: int) -> Plan:
-        """The answer to a request for which `find_kept` has given `kept`; it uses the handle that is kept."""
-        return _plan_file(request, kept.variant, find_content_type(kept.segments[-1]), now_s)
+    def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
+        """The answer to a request that `match` is for; it uses the handle that is kept."""
+        variant = match.kept.variant._replace(coding=match.coding)
+        return _plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
-        return None if self.wants_archive(target) else self.files.find_absent(self.list_candidates(target))
-
-    def wants_archive(self, target: Target) -> bool:
-        """Whether a folder is wanted as a download, for which nothing is kept, nor done at once."""
-        return self.archives is not None and self.archives.find_asked(target) is not None
+        if self._archives is not None and self._archives.is_asked(target):
+            return None
+        return self.files.find_absent(self.list_candidates(target))
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
@@ -85,22 +193,129 @@ class Site:
             is_named = target.segments == (only_name,) and not target.is_folder
             return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
         if target.is_folder:
-            candidates = [Candidate((*target.segments, name), Kind.FILE) for name in self._index]
+            names = [Candidate((*target.segments, name), Kind.FILE) for name in self._index]
+            candidates = [*names]
         else:
-            candidates = [Candidate(target.segments, kind) for kind in (Kind.FILE, Kind.FOLDER)]
+            names = [Candidate(target.segments, Kind.FILE)]
+            candidates = [*names, Candidate(target.segments, Kind.FOLDER)]
+        if self._has_sidecars:
+            # Sidecars of what is not there itself.
+            plain = [name for name in names if not name.segments[-1].endswith(_CODED_NAMES)]
+            candidates += [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
         return [*candidates, _NOT_FOUND_PAGE]
 
-    def plan(self, request: Request, target: Target, found: Found | None, now_s: int) -> Plan:
-        """The answer to GET or HEAD of `target`, for which `found` is the candidate that exists."""
+    def tell(self, response: Response) -> Story[Plan]:
+        """The story of the request of `response`, which is told what has to be closed, and what can be
+        remembered."""
+        request = response.request
+        target = parse_target(request.method, request.target)
+        if request.method not in ("GET", "HEAD"):
+            return _plan_other_method(request)
+        if self._archives is not None and self._archives.is_asked(target):
+            download = yield _Pack(self._archives, request, target, response.now_s)
+            if download is not None:
+                response.archive, response.pieces = download.archive, download.pieces
+                return download.plan  # type: ignore[no-any-return]
+            response.is_settled = False
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        candidates = self.list_candidates(target)
+        try:
+            found = yield _Find(self.files, candidates, list_wanted(codings) if self._has_sidecars else ())
+        except Refused as refused:
+            # A page that cannot be shown changes nothing about what was not found before it.
+            is_page = refused.candidate is _NOT_FOUND_PAGE
+            return plan_error(request, 404 if is_page else refused.status)
+        response.found = found
         if found is None:
             return self.plan_absent(request)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
-        content_type = find_content_type(found.candidate.segments[-1])
+        if found.candidate.coding is None:
+            form = yield from self._find_form(response, found, codings)
+        else:
+            form = self._find_form_of_orphan(found, codings)
+        if form is None:
+            return plan_error(request, 406)
+        response.pieces = form.pieces
         # By identity: asked for by its own name, the page is a file like any other.
         if found.candidate is _NOT_FOUND_PAGE:
-            return plan_error_page(request, 404, found.variant, content_type)
-        return _plan_file(request, found.variant, content_type, now_s)
+            return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        if form.kept is not None and found.candidate is candidates[0] and response.is_settled:
+            variant = form.variant
+            response.match = Match(form.kept, form.base, variant.coding, form.content_type, form.varies)
+        return _plan_file(request, form, response.now_s)
+
+    def _find_form(self, response: Response, found: Found, codings: Codings) -> Story[_Form | None]:
+        """How a file is sent; None when the client takes none of its forms."""
+        name = found.candidate.segments[-1]
+        content_type = find_content_type(name)
+        shrinks = self._forms is not None and is_compressible(content_type)
+        varies = shrinks or (self._has_sidecars and not name.endswith(_CODED_NAMES))
+        variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
+        is_acceptable = True
+        try:
+            coding = choose_coding(
+                codings, {key: variant.size_bytes for key, (variant, _) in variants.items()}
+            )
+        except NotAcceptable:
+            coding, is_acceptable = None, False
+        variant, chosen = variants[coding]
+        form = _Form(variant, content_type, varies, chosen.kept, found.kept if coding else None)
+        if coding is None and shrinks:
+            made = yield from self._make_form(response, form, found, list_wanted(codings))
+            if made is not None:
+                return made
+        return form if is_acceptable else None
+
+    def _make_form(
+        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str]
+    ) -> Story[_Form | None]:
+        """A form of a file that is made here; None when there is none, or not yet."""
+        forms = self._forms
+        assert forms is not None
+        size_bytes = plain.variant.size_bytes
+        if not wanted or size_bytes < MIN_BYTES:
+            return None
+        here = yield _Load(forms)
+        coding = next((coding for coding in wanted if coding in here), None)
+        if coding is None:
+            return None
+        if size_bytes > MAX_BYTES:
+            # Of what is made on the way, nobody can have a part, and no page of an error is that long.
+            if "range" in response.request.fields.values or found.candidate is _NOT_FOUND_PAGE:
+                return None
+            pieces = forms.compress(plain.variant, coding)
+            return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
+        if not forms.may_make(found, coding):
+            return None
+        kept = forms.find(found, coding)
+        if kept is None:
+            variant = yield _Make(forms, found, coding)
+            if variant is None:
+                response.is_settled = not forms.may_make(found, coding)
+                return None
+            response.made = variant
+            kept = forms.find(found, coding)
+        else:
+            variant = response.made = share(kept.variant)
+        return plain._replace(variant=variant, kept=kept)
+
+    def _find_form_of_orphan(self, found: Found, codings: Codings) -> _Form | None:
+        """How a sidecar is sent that has no file beside it: as it is, or decoded."""
+        variant, coding = found.variant, found.candidate.coding
+        assert variant is not None
+        assert coding is not None
+        name = found.candidate.segments[-1]
+        content_type = find_content_type(name.removesuffix(EXTENSIONS[coding]))
+        form = _Form(variant, content_type, varies=True)
+        try:
+            chosen = choose_coding(codings, {coding: 0, None: 1})
+        except NotAcceptable:
+            return None
+        if chosen is not None:
+            return form
+        pieces = decompress(self.files.disk, variant, coding)
+        return form._replace(variant=variant._replace(coding=None), pieces=pieces)
 
 
 class Response:
@@ -109,46 +324,46 @@ class Response:
     Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
     """
 
-    __slots__ = ("_download", "_found", "_now_s", "_request", "_site")
+    __slots__ = ("_site", "archive", "found", "is_settled", "made", "match", "now_s", "pieces", "request")
 
     def __init__(self, site: Site, request: Request, now_s: int) -> None:
         self._site = site
-        self._request = request
-        self._now_s = now_s
-        self._found: Found | None = None
-        self._download: Download | None = None
+        self.request = request
+        self.now_s = now_s
+        self.found: Found | None = None
+        self.made: Variant | None = None
+        self.pieces: AsyncGenerator[bytes, None] | None = None
+        self.archive: FolderArchive | None = None
+        self.is_settled = True
+        """Whether the same request gets the same answer again, as long as the files do not change."""
+        self.match: Match | None = None
+        """What can be remembered of the answer, once the Plan is there."""
 
     async def __aenter__(self) -> Plan:
-        request = self._request
-        target = parse_target(request.method, request.target)
-        if request.method not in ("GET", "HEAD"):
-            return _plan_other_method(request)
-        archives = self._site.archives
-        if archives is not None and self._site.wants_archive(target):
-            self._download = await archives.answer(request, target, self._now_s)
-            if self._download is not None:
-                return self._download.plan
+        story = self._site.tell(self)
         try:
-            found = await self._site.files.find(self._site.list_candidates(target))
-        except Refused as refused:
-            # A page that cannot be shown changes nothing about what was not found before it.
-            is_page = refused.candidate is _NOT_FOUND_PAGE
-            return plan_error(request, 404 if is_page else refused.status)
-        return self._plan(target, found)
+            step = next(story)
+            while True:
+                try:
+                    value = await step.wait()
+                except Refused as refused:
+                    step = story.throw(refused)
+                else:
+                    step = story.send(value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except BaseException:
+            self._close()
+            raise
 
     def __enter__(self) -> Plan:
-        request = self._request
-        target = parse_target(request.method, request.target)
-        if request.method not in ("GET", "HEAD"):
-            return _plan_other_method(request)
-        if self._site.wants_archive(target):
-            raise BlockingIOError
-        return self._plan(target, self._site.files.find_at_once(self._site.list_candidates(target)))
-
-    def _plan(self, target: Target, found: Found | None) -> Plan:
-        self._found = found
+        story = self._site.tell(self)
         try:
-            return self._site.plan(self._request, target, found, self._now_s)
+            step = next(story)
+            while True:
+                step = story.send(step.at_once())
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
         except BaseException:
             self._close()
             raise
@@ -156,9 +371,11 @@ class Response:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        if self._download is not None:
-            await self._download.close()
+        try:
+            if self.pieces is not None:
+                await self.pieces.aclose()
+        finally:
+            self._close()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -166,14 +383,26 @@ class Response:
         self._close()
 
     def _close(self) -> None:
-        if self._found is not None and self._found.variant is not None:
-            self._found.variant.handle.close()
+        if self.found is not None:
+            self.found.close()
+        if self.made is not None:
+            self.made.handle.close()
+        if self.archive is not None:
+            self.archive.close()
 
 
-def _plan_file(request: Request, variant: Variant, content_type: str, now_s: int) -> Plan:
+def _plan_file(request: Request, form: _Form, now_s: int) -> Plan:
     # Only several ranges need a boundary; nobody who writes files can foresee it.
     boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
-    return plan_file(request, variant, content_type, now_s=now_s, boundary=boundary)
+    return plan_file(
+        request,
+        form.variant,
+        form.content_type,
+        now_s=now_s,
+        boundary=boundary,
+        varies=form.varies,
+        pieces=form.pieces,
+    )
 
 
 def _plan_other_method(request: Request) -> Plan:

@@ -296,11 +296,11 @@ class Connection:
         request = self._request = parse_head(head, max_fields=self._limits.fields)
         is_body_read = await self._discard_body(request)
         keep = is_body_read and keeps_alive(request)
-        async with self._site.respond(request, self._clock.now_s) as plan:
+        response = self._site.respond(request, self._clock.now_s)
+        async with response as plan:
             try:
                 keep = await self._send(plan, keep)
-                if plan.status in (200, 206, 304):
-                    self._shortcuts.remember(head, request)
+                self._shortcuts.remember(head, response)
                 return keep
             except UnreadBody as error:
                 _logger.warning("a file could not be read: %s", error)

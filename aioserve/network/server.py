@@ -23,6 +23,7 @@ from aioserve.network.sockets import format_url, open_sockets
 from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
+    from aioserve.content.forms import Forms
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
@@ -175,6 +176,7 @@ class Server:
             self._is_started = False
             raise
         self._connect: Callable[..., Connection] | None = None
+        self._forms: Forms | None = None
         try:
             await self._listen()
             self._clock.start()
@@ -191,6 +193,7 @@ class Server:
     def _load_connect(self) -> Callable[..., Connection]:
         """Loads what answers requests; gives what makes a connection of a stream and a client."""
         if self._connect is None:
+            from aioserve.content.forms import Forms
             from aioserve.content.site import Site
             from aioserve.network.connection import Connection, ConnectionLimits
             from aioserve.network.shortcuts import Shortcuts
@@ -206,12 +209,20 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
+            if config.compress == "auto":
+                self._forms = Forms(self._files, self._disk)
             archives = None
             if config.archive:
                 from aioserve.content.archive import Archives
 
                 archives = Archives(self._files, self._disk)
-            site = Site(self._files, index=config.index, archives=archives)
+            site = Site(
+                self._files,
+                index=config.index,
+                precompressed=config.precompressed,
+                forms=self._forms,
+                archives=archives,
+            )
             self._connect = functools.partial(
                 Connection,
                 site=site,
@@ -272,6 +283,8 @@ class Server:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             self._clock.stop()
+            if self._forms is not None:
+                self._forms.close()
             self._files.close()
             self._disk.close()
             self._addresses = ()

@@ -166,7 +166,7 @@ class TestPreconditions:
     @pytest.mark.parametrize("name", ["if_modified_since", "if_unmodified_since"])
     @pytest.mark.parametrize("date", ["Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"])
     def test_a_date_says_nothing_of_many_files(self, name: str, date: str) -> None:
-        assert plan(**{name: date}).status == 200
+        assert plan(FOLDER, "GET", **{name: date}).status == 200
 
 
 class TestRefusals:
