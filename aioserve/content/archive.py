@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 import sys
-import time
 import zlib
 from array import array
 from collections import OrderedDict
@@ -29,7 +28,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from aioserve.content.cache import Version
 from aioserve.content.containment import Root
 from aioserve.content.disk import Busy, Disk
-from aioserve.content.files import RACY_NS, Files, Refused, find_lasting_version, find_status
+from aioserve.content.files import Files, Refused, find_lasting_version, find_racy_ns, find_status
 from aioserve.content.handle import read_at
 from aioserve.protocol.archive_layout import Layout, Member, Part
 from aioserve.protocol.download import (
@@ -573,7 +572,7 @@ class _Reading:
         except OSError as error:
             raise _Changed from error
         try:
-            racy_ns = time.time_ns() - RACY_NS
+            racy_ns = find_racy_ns()
             before = os.fstat(descriptor)
             if not self._contents.is_unchanged(index, before):
                 raise _Changed

@@ -115,7 +115,7 @@ _MAX_SNAPSHOTS = 3
 
 # A file that has been changed so lately may be changed again without another time: the clocks of file systems
 # have steps, of 2 s on FAT. It is served, but not kept.
-RACY_NS = 2_000_000_000
+_RACY_NS = 2_000_000_000
 
 
 def find_status(error: OSError) -> int | None:
@@ -459,7 +459,7 @@ class Files:
         """
         is_kept = False
         # Before its content is read: what changes after that has to have another time.
-        racy_ns = time.time_ns() - RACY_NS
+        racy_ns = find_racy_ns()
         try:
             now = os.fstat(descriptor)
             if not stat.S_ISREG(now.st_mode):
@@ -554,6 +554,11 @@ def _close_found(found: Found | None) -> None:
 def get_version(status: os.stat_result) -> Version:
     """What tells one state of a file from another."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def find_racy_ns() -> int:
+    """Since when a change may be followed, from now on, by another one that has the same time."""
+    return time.time_ns() - _RACY_NS
 
 
 def find_lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:

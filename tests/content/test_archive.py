@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from aioserve.content import archive as archive_module
+from aioserve.content import files as files_module
 from aioserve.content.archive import PIECE_BYTES, Archives, FolderArchive, TooLarge, list_forms
 from aioserve.content.containment import Symlinks, Way
 from aioserve.content.disk import Disk
@@ -471,7 +472,7 @@ LARGE_BYTES = len(LARGE)
 
 def trust_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise nothing is remembered of what was written just now: it may be written again meanwhile."""
-    monkeypatch.setattr(archive_module, "RACY_NS", -(10**12))
+    monkeypatch.setattr(files_module, "_RACY_NS", -(10**18))
 
 
 def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
