@@ -191,7 +191,8 @@ def find_flags(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_and_variable_that_a_page_names_exists(page: Path) -> None:
-    parameters = [*aioserve_command.params, *aioserve_command.commands["serve"].params]
+    commands = (aioserve_command, *aioserve_command.commands.values())
+    parameters = [parameter for command in commands for parameter in command.params]
     flags = {flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)}
     variables = {option.environment for option in OPTIONS}
 
