@@ -1,12 +1,13 @@
 """The words on the command line, and the run that they ask for.
 
-What the options are is said by `config`; what serving is, by `network`; what the person is told, by
-`console`. The server and the loop are imported where a run needs them, so that `--help` and `--version`
-answer at once and a server listens soon.
+What the options of serving are is said by `config`; what serving is, by `network`; what the person is told,
+by `console`; what `compress` does, by `content.precompress`. All but `config` and `console` is imported where
+a run needs it, so that `--help` and `--version` answer at once and a server listens soon.
 
 Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port in use); 2 when it was asked
 for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
-ended it at once.
+ended it at once. `compress`: 0 when all forms are up to date, 1 when something went wrong with a file, 2 when
+it was asked for something wrong, 128 and the signal's number when one ended it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import errno
 import functools
 import gc
 import os
+import re
 import signal
 import stat
 import sys
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # How many ports are tried beside the default one before it is called a failure.
 _PORTS_TRIED = 100
+# Files that are compressed at the same time; as for workers.
+_MAX_JOBS = 256
 
 
 def main() -> NoReturn:
@@ -214,6 +218,68 @@ def _join(name: str, value: object) -> object:
     return separator.join(value)
 
 
+@command.command()
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--types",
+    metavar="TYPES",
+    help="Media types of the files, with commas between; text/* is all text.  [what usually shrinks]",
+)
+@click.option("--jobs", metavar="N", help="How many files are compressed at the same time.  [cores]")
+def compress(folder: str, types: str | None, jobs: str | None) -> None:
+    """Write compressed forms beside the files of the folder DIR: name.br, name.zst and name.gz.
+
+    They are as small as each coding can make them, for a server that sends them as they are. Forms that are
+    newer than their file are left alone, and forms that would not be 5 % smaller are not written.
+    """
+    from aioserve.content import compression, precompress
+
+    is_wanted = precompress.make_filter(_split_types(types))
+    threads = _count_jobs(jobs)
+    shown = console.make_printable(folder)
+    if os.open not in os.supports_dir_fd:
+        console.fail(2, "this system cannot open a file relative to a folder, which Linux and macOS can")
+    try:
+        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        console.fail(2, f"cannot compress {shown}: {getattr(error, 'strerror', None) or error}")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    codings = compression.list_codings()
+    for coding in compression.EXTENSIONS:
+        if coding not in codings:
+            console.complain(0, f"no {coding} is written: its package is not installed")
+    try:
+        found, failures = precompress.find_jobs(root, is_wanted)
+        with console.show_progress("Compressing", sum(job.size_bytes for job in found)) as advance:
+            results = precompress.run_jobs(root, found, codings, threads, advance)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    status = 0
+    for result in (*failures, *results):
+        for problem in result.problems:
+            path = os.path.join(folder, os.fsdecode(result.path))
+            status = console.complain(1, f"{console.make_printable(path)}: {problem}")
+    console.say(precompress.format_results(results, codings))
+    sys.exit(status)
+
+
+def _split_types(types: str | None) -> list[str]:
+    patterns = [] if types is None else [pattern.strip().lower() for pattern in types.split(",")]
+    for pattern in patterns:
+        if not re.fullmatch(r"[\w.+*-]+/[\w.+*-]+", pattern, re.ASCII):
+            console.fail(2, f"--types: got {pattern!r}, expected media types such as text/html or font/*")
+    return patterns
+
+
+def _count_jobs(jobs: str | None) -> int:
+    if jobs is None:
+        return _count_cores()
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", jobs, re.ASCII) or int(jobs) > _MAX_JOBS:
+        console.fail(2, f"--jobs: got {jobs!r}, expected a whole number from 1 to {_MAX_JOBS}")
+    return int(jobs)
+
+
 def _find_root_problem(root: str) -> str | None:
     """Why `root` cannot be served; None when it can."""
     shown = console.make_printable(root)
@@ -253,8 +319,10 @@ def _count_workers(wanted: int | str) -> int:
         if wanted > 1 and not hasattr(os, "fork"):
             console.fail(2, "--workers: this system cannot divide a process, expected 1 or auto")
         return wanted
-    if not hasattr(os, "fork"):
-        return 1
+    return _count_cores() if hasattr(os, "fork") else 1
+
+
+def _count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -312,6 +380,8 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
 
     async def listen_and_serve() -> int:
         sockets = await _listen(settings)
+        if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+            return console.complain(2, problem)
 
         def announce() -> None:
             console.announce(root, sockets, settings)
@@ -332,6 +402,8 @@ def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop
 
     with asyncio.Runner() as runner:
         sockets = runner.run(_listen(settings))
+    if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+        return console.complain(2, problem)
 
     def work(place: Place) -> int:
         def announce() -> None:

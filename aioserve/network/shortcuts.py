@@ -264,8 +264,9 @@ class Shortcuts:
     def _remember(self, line: bytes, request: Request, match: Match, lines: dict[bytes, Known]) -> None:
         if not 0 < len(line) <= _MAX_KNOWN_LINE_BYTES:
             return
-        if len(lines) >= _MAX_KNOWN_LINES:
-            del lines[next(iter(lines))]
+        if line not in lines and sum(map(len, self._lines.values())) >= _MAX_KNOWN_LINES:
+            oldest = lines or max(self._lines.values(), key=len)
+            del oldest[next(iter(oldest))]
         # A form that is not there may come at any time; that it is missing does no harm for a while.
         is_fixed = not match.varies or find_codings(request.fields) == IDENTITY_ONLY
         until_s = math.inf if is_fixed else self._clock.now_s + _FORMS_AGAIN_S

@@ -194,6 +194,10 @@ class Wishes(NamedTuple):
 NO_WISHES: Final = Wishes()
 
 
+# Policies of one site that are told apart; few of them differ.
+_MAX_KNOWN: Final = 1024
+
+
 class Policies:
     """The will of one owner, for each URL of his site.
 
@@ -265,7 +269,9 @@ class Policies:
             vary,
             special.get("content-type"),
         )
-        # There are no more of them than there are ways to combine what the owner has written.
+        if len(self._known) >= _MAX_KNOWN:
+            # Rules may put a part of the path into a value: then there are as many as there are paths.
+            self._known.clear()
         return self._known.setdefault(policy, policy)
 
     def _find_cache_control(

@@ -18,7 +18,7 @@ from aioserve.content.files import Files
 from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Plan, Slice
+from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Pieces, Plan, Slice
 from aioserve.protocol.variant import Handle
 from tests.content.conftest import Open, is_open, no_descriptor_left, without_privileges
 
@@ -63,6 +63,8 @@ async def read_body(body: Body) -> bytes:
             return data
         case Parts(parts):
             return b"".join([await read_body(part) for part in parts])
+        case Pieces(pieces):
+            return b"".join([piece async for piece in pieces])
         case _:
             assert_never(body)
 
