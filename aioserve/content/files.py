@@ -26,6 +26,7 @@ from typing import NamedTuple
 from aioserve.content.cache import Absent, Cache, Kept, Version, share
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
+from aioserve.content.folder import Folder
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
 
@@ -89,6 +90,12 @@ _STATUS: dict[int, int | None] = {
     errno.ESTALE: 503,
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
+
+
+def find_status(error: OSError) -> int | None:
+    """The status that says what an error of the disk means; None for what is as good as absent."""
+    return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+
 
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
@@ -214,7 +221,7 @@ class Files:
                 except BlockingIOError:
                     raise
                 except OSError as error:
-                    if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    if find_status(error) is not None:
                         raise BlockingIOError from None
                     absent = candidate.segments if error.errno == errno.ENOENT else None
                 else:
@@ -222,6 +229,24 @@ class Files:
                         self._keep(found)
                         return found
         return None
+
+    async def open_folder(self, segments: tuple[bytes, ...]) -> Folder | None:
+        """The folder of that name, to be listed; None when there is none. The caller closes it.
+
+        Raises Refused as `find` does.
+        """
+        candidate = Candidate(segments, Kind.FOLDER)
+        if not self._may_exist(candidate):
+            return None
+        try:
+            return await self._disk.run(
+                segments,
+                partial(self._open_folder_in_thread, candidate),
+                queue_s=self._disk.queue_s,
+                discard=_close_folder,
+            )
+        except Busy as busy:
+            raise Refused(503) from busy
 
     @property
     def keeps(self) -> bool:
@@ -356,13 +381,32 @@ class Files:
                 try:
                     found = self._look_for(candidate, root)
                 except OSError as error:
-                    status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                    status = find_status(error)
                     if status is not None:
                         raise Refused(status, candidate) from error
                 else:
                     if found is not None:
                         return found
         return None
+
+    def _open_folder_in_thread(self, candidate: Candidate) -> Folder | None:
+        with self._use_root() as root:
+            if root is None:
+                return None
+            try:
+                opened = root.open_folder(candidate.segments)
+            except OSError as error:
+                status = find_status(error)
+                if status is not None:
+                    raise Refused(status, candidate) from error
+                return None
+            with self._lock:
+                root.users += 1
+            return Folder(opened, self._disk, candidate.segments, partial(self._drop_root, root))
+
+    def _drop_root(self, root: Root) -> None:
+        with self._lock:
+            root.drop()
 
     def _look_for(self, candidate: Candidate, root: Root | None) -> Found | None:
         if candidate.kind is Kind.FOLDER and root is not None:
@@ -425,8 +469,7 @@ class Files:
         try:
             yield root
         finally:
-            with self._lock:
-                root.drop()
+            self._drop_root(root)
 
     def _take_root(self) -> Root:
         with self._lock:
@@ -466,6 +509,11 @@ class Files:
 def _close_found(found: Found | None) -> None:
     if found is not None and found.variant is not None:
         found.variant.handle.close()
+
+
+def _close_folder(folder: Folder | None) -> None:
+    if folder is not None:
+        folder.close()
 
 
 def _version(status: os.stat_result) -> Version:
