@@ -14,13 +14,14 @@ COMMANDS = {
     "memory": "what does a server take of memory?",
     "latency": "do cold downloads delay the others?",
     "soak": "do slow clients disturb the others, and what do they cost?",
+    "compression": "which level of which coding, by size and CPU time?",
     "plot": "results as pictures",
 }
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
-        lines = [f"  {name:<10}{question}" for name, question in COMMANDS.items()]
+        lines = [f"  {name:<12}{question}" for name, question in COMMANDS.items()]
         text = "\n".join(["usage: python -m benchmarks COMMAND [--help]", "", *lines, ""])
         is_asked = arguments[:1] in (["-h"], ["--help"])
         (sys.stdout if is_asked else sys.stderr).write(text)

@@ -24,7 +24,7 @@ from aioserve.content.folder import Entry, Folder, FolderVersion, Names, TooMany
 from aioserve.content.readme import MAX_README_BYTES, Readme
 from aioserve.content.rendering import Listed, Renderer
 from aioserve.protocol.message import BadRequest, Request
-from aioserve.protocol.plan import Body, Plan, Stream, plan_error, plan_listing
+from aioserve.protocol.plan import Body, Pieces, Plan, plan_error, plan_listing
 from aioserve.protocol.target import Target
 from aioserve.protocol.view import CONTENT_TYPES, Form, Sort, View, parse_view
 
@@ -152,7 +152,7 @@ class Listing:
 
     def _make_body(self, view: View) -> Body:
         self._pieces = self._render(view)
-        return Stream(self._pieces, None)
+        return Pieces(self._pieces, None)
 
     async def _render(self, view: View) -> AsyncGenerator[bytes, None]:
         assert self._making is not None

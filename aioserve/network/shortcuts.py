@@ -23,7 +23,7 @@ from aioserve.protocol.http1 import (
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.negotiation import prefers_html
-from aioserve.protocol.plan import Bytes, Field, Parts, Plan, Slice, find_conditions
+from aioserve.protocol.plan import Bytes, Field, Parts, Pieces, Plan, Slice, find_conditions
 from aioserve.protocol.variant import Handle
 
 # What is remembered of requests: longer heads are rare, and so are sites with more files in use.
@@ -264,7 +264,7 @@ class Shortcuts:
         return Asked(block, find_conditions(fields), fields, keeps=connection != "close")
 
     def _make_ready(self, plan: Plan, asked: Asked) -> Ready | None:
-        """The bytes of an answer; None when it has several parts."""
+        """The bytes of an answer; None when it has several parts, or pieces that are made on the way."""
         body, span = b"", None
         match plan.body:
             case Slice(handle, start, stop):
@@ -274,7 +274,7 @@ class Shortcuts:
                     body = handle.data[start:stop]
             case Bytes(body):
                 pass
-            case Parts():
+            case Parts() | Pieces():
                 return None
         begin = _begin_head(plan.status)
         connection_lines = b"" if asked.keeps else _CLOSE

@@ -60,17 +60,17 @@ class Parts(NamedTuple):
     parts: tuple[Bytes | Slice, ...]
 
 
-class Stream(NamedTuple):
-    """Bytes that are made while they are sent; `size_bytes` is None when nobody knows how many (chunked).
+class Pieces(NamedTuple):
+    """Bytes that are made while they are sent, `size_bytes` in all; None when nobody knows how many.
 
-    Whoever made the plan closes the generator. An OSError out of it aborts the connection.
+    Whoever got the Plan closes `pieces`, which raise OSError where they cannot be completed.
     """
 
     pieces: AsyncGenerator[bytes, None]
     size_bytes: int | None
 
 
-Body = Empty | Bytes | Slice | Parts | Stream
+Body = Empty | Bytes | Slice | Parts | Pieces
 
 
 class Plan(NamedTuple):
