@@ -40,6 +40,9 @@ _MAX_KEPT_NAMES = 300_000
 # After this the answer begins without an ETag, and so without what has to be known for it.
 _PATIENCE_S = 0.1
 
+# Such an answer begins with a blank, which means nothing in these forms. A text waits for its names.
+_MAY_BEGIN_BLANK = (Form.HTML, Form.JSON, Form.NGINX)
+
 # What is rendered in one call to a thread.
 _PIECE_BYTES = 64 * 1024
 
@@ -136,7 +139,8 @@ class Listing:
         self._making = making = asyncio.create_task(self._make(folder, view))
         # Who asks for "the same" or "another" has to be told, however long it takes.
         asks = not {"if-match", "if-none-match"}.isdisjoint(request.fields.values)
-        await asyncio.wait([making], timeout=None if asks else self._listings._patience_s)
+        may_begin = view.form in _MAY_BEGIN_BLANK and not asks
+        await asyncio.wait([making], timeout=self._listings._patience_s if may_begin else None)
         etag = None
         if making.done():
             try:
@@ -157,11 +161,12 @@ class Listing:
     async def _render(self, view: View) -> AsyncGenerator[bytes, None]:
         assert self._making is not None
         assert self._folder is not None
+        if not self._making.done():
+            yield b"\n"
         try:
             listed, _ = await self._making
         except TooManyNames as error:
             raise OSError(str(error)) from error
-        # The task would hold it while the list is sent.
         pieces = await self._folder.compute(partial(self._listings._renderer.render, listed, view))
         while piece := await self._folder.compute(partial(_take_piece, pieces)):
             yield piece

@@ -180,8 +180,8 @@ class Rows:
 class Renderer:
     """Makes lists. `template` is the path of one's own; `archives` are the forms that a folder can be had in.
 
-    Making one reads the template. Raises OSError when that cannot be read, and ValueError, which says where,
-    when it is none.
+    Making one reads the template of one's own. Raises OSError when that cannot be read, and ValueError, which
+    says where, when it is none. Ours is loaded, and Jinja2 with it, when the first page is rendered.
     """
 
     def __init__(self, template: str | None = None, archives: Sequence[str] = ()) -> None:
@@ -196,7 +196,8 @@ class Renderer:
             ("Content-Security-Policy", self._format_policy(source)),
             ("Referrer-Policy", "same-origin"),
         )
-        self._template = self._load(source)
+        self._source = source
+        self._template: Template | None = self._load() if template else None
 
     def render(self, listed: Listed, view: View) -> Iterator[bytes]:
         """The pieces of the list. They are made as they are taken, which takes long enough for a thread."""
@@ -210,12 +211,12 @@ class Renderer:
             case Form.TEXT:
                 return map(_format_line, listed.entries)
 
-    def _load(self, source: str) -> Template:
+    def _load(self) -> Template:
         from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
         from jinja2.exceptions import TemplateSyntaxError
 
         own = Path(self._path).parent if self._path else _TEMPLATES
-        loaders = [DictLoader({"": source}), FileSystemLoader([own, _TEMPLATES])]
+        loaders = [DictLoader({"": self._source}), FileSystemLoader([own, _TEMPLATES])]
         environment = Environment(
             loader=ChoiceLoader(loaders),
             autoescape=True,
@@ -249,7 +250,8 @@ class Renderer:
         )
 
     def _render_html(self, listed: Listed, view: View) -> Iterator[bytes]:
-        for piece in self._template.generate(self._make_data(listed, view)):
+        template = self._template = self._template or self._load()
+        for piece in template.generate(self._make_data(listed, view)):
             # A name that is no text has been replaced before; a template of one's own may hold anything.
             yield piece.encode("utf-8", "replace")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused
@@ -22,14 +23,21 @@ from aioserve.protocol.plan import (
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
+if TYPE_CHECKING:
+    from aioserve.content.listing import Listing, Listings
+
 _NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
 
 
 class Site:
-    """The files of one root as answers. `index` holds the names that stand for their folder, best first."""
+    """The files of one root as answers. `index` holds the names that stand for their folder, best first.
 
-    def __init__(self, files: Files, *, index: Sequence[str]) -> None:
+    A folder without any of them is shown by `listings`, where there are some.
+    """
+
+    def __init__(self, files: Files, *, index: Sequence[str], listings: Listings | None = None) -> None:
         self.files = files
+        self.listings = listings
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
 
     def respond(self, request: Request, now_s: int) -> Response:
@@ -69,6 +77,8 @@ class Site:
             return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
         if target.is_folder:
             candidates = [Candidate((*target.segments, name), Kind.FILE) for name in self._index]
+            if self.listings is not None:
+                candidates.append(Candidate(target.segments, Kind.FOLDER))
         else:
             candidates = [Candidate(target.segments, kind) for kind in (Kind.FILE, Kind.FOLDER)]
         return [*candidates, _NOT_FOUND_PAGE]
@@ -92,13 +102,14 @@ class Response:
     Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
     """
 
-    __slots__ = ("_found", "_now_s", "_request", "_site")
+    __slots__ = ("_found", "_listing", "_now_s", "_request", "_site")
 
     def __init__(self, site: Site, request: Request, now_s: int) -> None:
         self._site = site
         self._request = request
         self._now_s = now_s
         self._found: Found | None = None
+        self._listing: Listing | None = None
 
     async def __aenter__(self) -> Plan:
         request = self._request
@@ -111,14 +122,29 @@ class Response:
             # A page that cannot be shown changes nothing about what was not found before it.
             is_page = refused.candidate is _NOT_FOUND_PAGE
             return plan_error(request, 404 if is_page else refused.status)
+        if _is_to_be_listed(target, found):
+            return await self._plan_listing(target)
         return self._plan(target, found)
+
+    async def _plan_listing(self, target: Target) -> Plan:
+        assert self._site.listings is not None  # else no folder is looked for behind a slash
+        listing = self._site.listings.respond(self._request, target, self._now_s)
+        try:
+            plan = await listing.__aenter__()
+        except Refused as refused:
+            return plan_error(self._request, refused.status)
+        self._listing = listing
+        return self._site.plan_absent(self._request) if plan is None else plan
 
     def __enter__(self) -> Plan:
         request = self._request
         target = parse_target(request.method, request.target)
         if request.method not in ("GET", "HEAD"):
             return _plan_other_method(request)
-        return self._plan(target, self._site.files.find_at_once(self._site.list_candidates(target)))
+        found = self._site.files.find_at_once(self._site.list_candidates(target))
+        if _is_to_be_listed(target, found):
+            raise BlockingIOError  # what is in a folder is read in threads
+        return self._plan(target, found)
 
     def _plan(self, target: Target, found: Found | None) -> Plan:
         self._found = found
@@ -132,6 +158,8 @@ class Response:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+        if self._listing is not None:
+            await self._listing.__aexit__(kind, value, trace)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -141,6 +169,10 @@ class Response:
     def _close(self) -> None:
         if self._found is not None and self._found.variant is not None:
             self._found.variant.handle.close()
+
+
+def _is_to_be_listed(target: Target, found: Found | None) -> bool:
+    return target.is_folder and found is not None and found.candidate.kind is Kind.FOLDER
 
 
 def _plan_file(request: Request, variant: Variant, content_type: str, now_s: int) -> Plan:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from aioserve.config import Config
+from aioserve.config import Config, ConfigError
 from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
@@ -23,6 +23,8 @@ from aioserve.network.sockets import format_url, open_sockets
 from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
+    from aioserve.content.listing import Listings
+    from aioserve.content.rendering import Renderer
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
@@ -45,6 +47,17 @@ _ABORT_S = 1.0
 
 # Accepting begins again when this share of the connections allowed is free: not at each single one.
 _RESUME_SHARE = 0.05
+
+
+def load_renderer(config: Config) -> Renderer:
+    """What makes the lists of folders. Raises ConfigError when the template cannot be used."""
+    from aioserve.content.rendering import Renderer
+
+    try:
+        return Renderer(config.browse_template)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"browse-template: {config.browse_template}: {reason}") from None
 
 
 class Server:
@@ -160,16 +173,10 @@ class Server:
             threads_per_file=self._config.threads_per_file,
             queue_s=self._config.queue_timeout_s,
         )
-        make_files = functools.partial(
-            Files,
-            self._root,
-            symlinks=Symlinks(self._config.symlinks),
-            hidden=self._config.hidden,
-            disk=self._disk,
-            cache_bytes=self._config.cache_bytes,
-        )
         try:
-            self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
+            self._files, self._renderer = await self._disk.run(
+                "root", self._make_files, queue_s=None, discard=lambda made: made[0].close()
+            )
         except BaseException:
             self._disk.close()
             self._is_started = False
@@ -182,6 +189,18 @@ class Server:
             await self._stop(0)
             raise
         asyncio.get_running_loop().call_soon(self._load)
+
+    def _make_files(self) -> tuple[Files, Renderer | None]:
+        config = self._config
+        renderer = load_renderer(config) if config.browse else None
+        files = Files(
+            self._root,
+            symlinks=Symlinks(config.symlinks),
+            hidden=config.hidden,
+            disk=self._disk,
+            cache_bytes=config.cache_bytes,
+        )
+        return files, renderer
 
     def _load(self) -> None:
         """Loads what the first client needs: after listening, which a command is waited for to do."""
@@ -206,7 +225,7 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
-            site = Site(self._files, index=config.index)
+            site = Site(self._files, index=config.index, listings=self._make_listings())
             self._connect = functools.partial(
                 Connection,
                 site=site,
@@ -224,6 +243,13 @@ class Server:
                 observe=self._observe,
             )
         return self._connect
+
+    def _make_listings(self) -> Listings | None:
+        if self._renderer is None:
+            return None
+        from aioserve.content.listing import Listings
+
+        return Listings(self._files, self._renderer, hidden=self._config.hidden)
 
     async def _listen(self) -> None:
         sockets = self._sockets
