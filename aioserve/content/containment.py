@@ -65,6 +65,7 @@ _AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
 _TO_FOLLOW = _TO_LOOK if hasattr(os, "O_PATH") else _TO_READ
 _DIRECTORY = _flags("O_DIRECTORY")
 _NOFOLLOW = _flags("O_NOFOLLOW")
+_PATH = _flags("O_PATH")
 
 # What openat2 is told for each policy.
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
@@ -443,7 +444,12 @@ def _step(name: bytes, flags: int, folder: int, *, follows_links: bool) -> int |
     """Opens `name` in `folder`: a descriptor, or the text of the link that stands there."""
     for _ in range(_MAX_LOOKS):
         try:
-            return _open_last(name, flags | _NOFOLLOW, folder)
+            descriptor = _open_last(name, flags | _NOFOLLOW, folder)
+            if flags & _PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                # With O_PATH the link itself is opened.
+                os.close(descriptor)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+            return descriptor
         except OSError as error:
             if not follows_links or error.errno not in _MAY_BE_LINK:
                 raise

@@ -83,7 +83,8 @@ def prefer_type(accept: str | None, media_types: Sequence[str]) -> str:
     weights = _parse_accept(accept)
 
     def rank(media_type: str) -> tuple[int, bool]:
-        return _find_weight(media_type, weights), media_type in weights
+        weight = _find_weight(media_type, weights)
+        return weight, weight > 0 and media_type in weights
 
     # max gives the first of equals.
     return max(media_types, key=rank)

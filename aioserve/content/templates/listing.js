@@ -11,7 +11,7 @@
 
   // Dates in the time of the reader, as the page has them in UTC.
   const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
   for (const row of rows) {
     const time = row.cells[2].firstElementChild;
     const date = new Date(time.dateTime);
