@@ -445,7 +445,7 @@ def _step(name: bytes, flags: int, folder: int, *, follows_links: bool) -> int |
     for _ in range(_MAX_LOOKS):
         try:
             descriptor = _open_last(name, flags | _NOFOLLOW, folder)
-            if flags & _PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            if flags & (_PATH | _DIRECTORY) == _PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
                 # With O_PATH the link itself is opened.
                 os.close(descriptor)
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)

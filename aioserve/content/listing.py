@@ -51,7 +51,7 @@ class Listings:
     """The lists of the folders of one site.
 
     Names with a dot in front are shown if `hidden`; at the root, the files named in `hide` never are.
-    `patience_s` is how long an answer waits for its ETag.
+    `patience_s` is how long an answer waits for its ETag; None is as long as that takes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Listings:
         *,
         hidden: bool = False,
         hide: Collection[str] = (),
-        patience_s: float = _PATIENCE_S,
+        patience_s: float | None = _PATIENCE_S,
     ) -> None:
         self._files = files
         self._renderer = renderer
