@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioserve.content import folder as folder_module
-from aioserve.content.containment import Symlinks, Way
+from aioserve.content.containment import OpenFolder, Symlinks, Way
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files, Refused
 from aioserve.content.folder import Entry, Folder, Names, TooManyNames, sort_keys
@@ -268,7 +268,7 @@ class TestItsLife:
         (root / "d").mkdir()
         folder = await open_folder(open_files(root), b"d")
 
-        def look(opened: folder_module.OpenFolder) -> int:
+        def look(opened: OpenFolder) -> int:
             folder.close()
             return opened.look().st_ino
 
