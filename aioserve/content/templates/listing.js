@@ -10,8 +10,8 @@
   const nameOf = (row) => linkOf(row).querySelector("bdi").textContent;
 
   // Dates in the time of the reader, as the page has them in UTC.
-  const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+  const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+  const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
   for (const row of rows) {
     const time = row.cells[2].firstElementChild;
     const date = new Date(time.dateTime);
