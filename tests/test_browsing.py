@@ -98,8 +98,8 @@ def fill(root: Path) -> None:
         "analysis.py": b'"""Reads the measurements and draws them."""\n<b>not bold</b>\n',
         "archive-2025.tar.gz": bytes(12_340),
         "coast at dusk.png": make_png(320, 200),
-        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>document.title="run"'
-        b'</script><circle cx="4" cy="4" r="4"/></svg>',
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">'
+        b'<script>document.title="run"</script><circle cx="4" cy="4" r="4"/></svg>',
         "empty.txt": b"",
         "long.log": b"a line of a log\n" * 30_000,
         "measurements-1.csv": b"time,level\n0,1\n" * 50,
@@ -177,7 +177,7 @@ class Visit:
     async def find_focus(self) -> str:
         """The name of the entry that has the focus, or the id of what has it."""
         found: str = await self.page.evaluate(
-            "(({activeElement: e}) => e.closest('tbody tr') ? e.querySelector('bdi').textContent : e.id)(document)"
+            "(e => e.closest('tbody') ? e.querySelector('bdi').textContent : e.id)(document.activeElement)"
         )
         return found
 

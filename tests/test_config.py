@@ -331,7 +331,7 @@ class TestPrecedence:
             settings = load(tmp_path, flags, environ)
             value = getattr(settings.config if option.embeddable else settings.console, option.name)
             assert settings.given == {option.name}
-            assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
+            assert value == (str(tmp_path / written) if text and option.kind.metavar == "PATH" else wanted)
 
 
 class TestConsole:

@@ -21,6 +21,7 @@ from aioserve.content.readme import Readme
 from aioserve.content.rendering import (
     Listed,
     Renderer,
+    Row,
     find_kind,
     format_link,
     format_name,
@@ -351,6 +352,26 @@ class TestPolicy:
 
 
 class TestTemplate:
+    def test_the_data_that_it_gets_is_written_down(self, renderer: Renderer) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "browsing.md").read_text("utf-8")
+        section = text.partition("## A template of one's own")[2]
+        page, row = section.partition("| Of a row")[::2]
+
+        def find_names(table: str) -> set[str]:
+            cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+            return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+        assert find_names(page) == set(renderer._make_data(listed(), View(Form.HTML, limit=1000)))
+        assert find_names(row) == set(Row._fields)
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_those_that_are_written_down_work(self, tmp_path: Path, number: int) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "browsing.md").read_text("utf-8")
+        source = re.findall(r"```jinja\n(.*?)```", text, re.DOTALL)[number]
+        page = render(self.make(tmp_path, source), listed(as_file(b"<a>", 1234)))
+        assert '<a href="%3Ca%3E"' in page
+        assert "1.2 kB" in page
+
     def make(self, folder: Path, source: str) -> Renderer:
         path = folder / "own.html"
         path.write_text(source)
