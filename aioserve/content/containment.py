@@ -141,6 +141,13 @@ class Root:
         """
         return self._open(segments, _TO_READ)
 
+    def open_folder(self, segments: Sequence[bytes]) -> int:
+        """A descriptor to list the folder of that name; the caller closes it.
+
+        Raises OSError: PermissionError for a folder that is forbidden, others for what is none.
+        """
+        return self._open(segments, _AS_ROOT)
+
     def load_at_once(self) -> None:
         """Loads what those that say "at once" need; until then, and where there is none, they always refuse.
 
@@ -224,11 +231,14 @@ class Root:
             raise
         return True
 
-    def open_folder(self, segments: Sequence[bytes]) -> OpenFolder:
-        """The folder of that name, to be listed; the caller closes it. Raises OSError as `open_file` does."""
+    def open_listed(self, segments: Sequence[bytes]) -> OpenFolder:
+        """The folder of that name, listed also where folders have no descriptors; the caller closes it.
+
+        Raises OSError as `open_folder` does.
+        """
         if self._way is Way.NAME:
             return OpenFolder(self, segments, -1, self._check_path(segments))
-        return OpenFolder(self, segments, self._open(segments, _AS_ROOT), b"")
+        return OpenFolder(self, segments, self.open_folder(segments), b"")
 
     def look(self, segments: Sequence[bytes]) -> os.stat_result:
         """The state of what that name leads to, links and all, as far as they may be followed.

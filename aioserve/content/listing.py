@@ -16,7 +16,6 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from functools import partial
-from types import TracebackType
 from weakref import WeakValueDictionary
 
 from aioserve.content.files import Candidate, Files, Kind, Refused, find_status
@@ -71,13 +70,21 @@ class Listings:
         self._kept: OrderedDict[FolderVersion, Names] = OrderedDict()
         self._reading: WeakValueDictionary[FolderVersion, asyncio.Lock] = WeakValueDictionary()
 
-    def respond(self, request: Request, target: Target, now_s: int) -> Listing:
-        """Decides the answer to GET or HEAD of the folder `target`, whose name ends in a slash.
+    async def answer(self, request: Request, target: Target, now_s: int) -> Listing | None:
+        """The answer to GET or HEAD of the folder `target`, which the caller closes; None when there is none.
 
-        `async with` gives its Plan, or None when there is no such folder, and closes what the Plan needs.
-        Entering raises Refused when the folder cannot be read.
+        Raises Refused when the folder cannot be read.
         """
-        return Listing(self, request, target, now_s)
+        folder = await self._files.open_folder(target.segments)
+        if folder is None:
+            return None
+        listing = Listing(self, folder, request, target, now_s)
+        try:
+            await listing.decide()
+        except BaseException:
+            await listing.close()
+            raise
+        return listing
 
     async def _read_names(self, folder: Folder) -> Names:
         """The names of the folder, as they are now: read, or kept since they were read."""
@@ -104,39 +111,30 @@ class Listings:
 
 
 class Listing:
-    """What `Listings.respond` gives: `async with` it for the Plan."""
+    """The answer of a folder: `plan`, and what it needs until it is closed."""
 
-    def __init__(self, listings: Listings, request: Request, target: Target, now_s: int) -> None:
+    plan: Plan
+
+    def __init__(
+        self, listings: Listings, folder: Folder, request: Request, target: Target, now_s: int
+    ) -> None:
         self._listings = listings
+        self._folder = folder
         self._request = request
         self._target = target
         self._now_s = now_s
-        self._folder: Folder | None = None
         self._making: asyncio.Task[tuple[Listed, str]] | None = None
         self._pieces: AsyncGenerator[bytes, None] | None = None
 
-    async def __aenter__(self) -> Plan | None:
-        try:
-            return await self._respond()
-        except BaseException:
-            await self._close()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._close()
-
-    async def _respond(self) -> Plan | None:
+    async def decide(self) -> None:
+        """Makes the plan. Raises Refused."""
         request = self._request
-        self._folder = folder = await self._listings._files.open_folder(self._target.segments)
-        if folder is None:
-            return None
         try:
             view = parse_view(self._target.query, request.fields.get("accept"))
         except BadRequest as refused:
-            return plan_error(request, refused.status)
-        self._making = making = asyncio.create_task(self._make(folder, view))
+            self.plan = plan_error(request, refused.status)
+            return
+        self._making = making = asyncio.create_task(self._make(view))
         # Who asks for "the same" or "another" has to be told, however long it takes.
         asks = not {"if-match", "if-none-match"}.isdisjoint(request.fields.values)
         may_begin = view.form in _MAY_BEGIN_BLANK and not asks
@@ -146,32 +144,18 @@ class Listing:
             try:
                 _, etag = making.result()
             except TooManyNames:
-                return plan_error(request, 403)
+                self.plan = plan_error(request, 403)
+                return
             except OSError as error:
                 raise Refused(find_status(error) or 404) from error
         fields = self._listings._renderer.fields if view.form is Form.HTML else ()
-        return plan_listing(
-            request, etag, CONTENT_TYPES[view.form], fields, partial(self._make_body, view), now_s=self._now_s
+        make_body = partial(self._make_body, making, view)
+        self.plan = plan_listing(
+            request, etag, CONTENT_TYPES[view.form], fields, make_body, now_s=self._now_s
         )
 
-    def _make_body(self, view: View) -> Body:
-        self._pieces = self._render(view)
-        return Pieces(self._pieces, None)
-
-    async def _render(self, view: View) -> AsyncGenerator[bytes, None]:
-        assert self._making is not None
-        assert self._folder is not None
-        if not self._making.done():
-            yield b"\n"
-        try:
-            listed, _ = await self._making
-        except TooManyNames as error:
-            raise OSError(str(error)) from error
-        pieces = await self._folder.compute(partial(self._listings._renderer.render, listed, view))
-        while piece := await self._folder.compute(partial(_take_piece, pieces)):
-            yield piece
-
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Lets everything go, however far it has come."""
         if self._pieces is not None:
             await self._pieces.aclose()
         if self._making is not None:
@@ -180,11 +164,28 @@ class Listing:
             if not self._making.cancelled():
                 # Looked at, so that nobody reports it as unseen: it has been answered, or nobody waits.
                 self._making.exception()
-        if self._folder is not None:
-            self._folder.close()
+        self._folder.close()
 
-    async def _make(self, folder: Folder, view: View) -> tuple[Listed, str]:
+    def _make_body(self, making: asyncio.Task[tuple[Listed, str]], view: View) -> Body:
+        self._pieces = self._render(making, view)
+        return Pieces(self._pieces, None)
+
+    async def _render(
+        self, making: asyncio.Task[tuple[Listed, str]], view: View
+    ) -> AsyncGenerator[bytes, None]:
+        if not making.done():
+            yield b"\n"
+        try:
+            listed, _ = await making
+        except TooManyNames as error:
+            raise OSError("too many names") from error
+        pieces = await self._folder.compute(partial(self._listings._renderer.render, listed, view))
+        while piece := await self._folder.compute(partial(_take_piece, pieces)):
+            yield piece
+
+    async def _make(self, view: View) -> tuple[Listed, str]:
         """What the list shows, and its entity tag."""
+        folder = self._folder
         names = await folder.follow_links(await self._listings._read_names(folder))
         entries, size_bytes = await _find_entries(folder, names, view)
         readme = await self._find_readme(names) if view.form is Form.HTML and not view.offset else None
@@ -212,7 +213,7 @@ class Listing:
         except OSError:
             return None
         finally:
-            found.variant.handle.close()
+            found.close()
 
 
 async def _find_entries(folder: Folder, names: Names, view: View) -> tuple[list[Entry], int | None]:

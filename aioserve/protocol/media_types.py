@@ -1,4 +1,4 @@
-"""Which Content-Type has a file? Its name alone decides, by our own table.
+"""Which Content-Type has a file, and is it worth compressing? Its name alone decides, by our own table.
 
 The tables of operating systems differ, so a site would change with the machine that it lies on; and the
 answers carry X-Content-Type-Options: nosniff, so a browser cannot correct a wrong one. Types are the
@@ -299,6 +299,34 @@ def _index_types(table: Mapping[str, str]) -> Mapping[bytes, str]:
 
 _TYPE_BY_EXTENSION: Final = _index_types(_EXTENSIONS)
 _TYPE_BY_NAME: Final = _index_types(_NAMES)
+
+
+# What shrinks beside text/*, +json and +xml: text under another name, and formats that leave their numbers as
+# they are. Not here is what is compressed inside, and the binary data that programs read in parts, such as
+# databases: a form that has to be made as a whole before it can be read in parts helps nobody.
+_COMPRESSIBLE: Final = (
+    "application/json application/json5 application/jsonl application/x-ndjson application/yaml "
+    "application/toml application/xml application/xml-dtd application/n-triples application/n-quads "
+    "application/trig application/sparql-query application/javascript application/wasm "
+    "application/x-subrip application/vnd.apple.mpegurl audio/x-mpegurl audio/x-scpls "
+    "application/rtf application/postscript application/mbox message/rfc822 "
+    "application/pem-certificate-chain "
+    "font/ttf font/otf font/collection application/vnd.ms-fontobject "
+    "image/bmp image/vnd.microsoft.icon image/x-portable-pixmap image/x-portable-graymap "
+    "image/x-portable-bitmap image/vnd.dxf "
+    "model/obj model/mtl model/stl model/step model/iges model/vrml model/vnd.usda"
+)
+_COMPRESSIBLE_TYPES: Final = frozenset(_COMPRESSIBLE.split())
+
+
+def is_compressible(content_type: str) -> bool:
+    """Whether files with this Content-Type usually become smaller when they are compressed."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return (
+        media_type.startswith("text/")
+        or media_type.endswith(("+json", "+xml"))
+        or media_type in _COMPRESSIBLE
+    )
 
 
 # Files are asked for more than once.

@@ -7,7 +7,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aioserve.content.files import Files, Refused
 from aioserve.content.folder import Folder
 from aioserve.content.listing import Listings
 from aioserve.content.rendering import Renderer
+from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Pieces, Plan
 from aioserve.protocol.target import parse_target
 from tests.content.conftest import Open, count_open, without_privileges
@@ -33,10 +35,19 @@ async def read_body(plan: Plan) -> bytes:
     return b"".join([piece async for piece in plan.body.pieces])
 
 
+@asynccontextmanager
+async def answer(listings: Listings, request: Request) -> AsyncIterator[Plan]:
+    listing = await listings.answer(request, parse_target(request.method, request.target), NOW_S)
+    assert listing is not None
+    try:
+        yield listing.plan
+    finally:
+        await listing.close()
+
+
 async def ask(listings: Listings, target: str, method: str = "GET", **fields: str) -> Answer:
     request = make_request(target, method, **fields)
-    async with listings.respond(request, parse_target(method, request.target), NOW_S) as plan:
-        assert plan is not None
+    async with answer(listings, request) as plan:
         return Answer(plan.status, dict(plan.fields), await read_body(plan))
 
 
@@ -123,8 +134,7 @@ class TestForms:
 
     async def test_no_folder_is_no_list(self, root: Path, make_listings: List) -> None:
         request = make_request("/absent/")
-        async with make_listings().respond(request, parse_target("GET", b"/absent/"), NOW_S) as plan:
-            assert plan is None
+        assert await make_listings().answer(request, parse_target("GET", b"/absent/"), NOW_S) is None
 
     async def test_a_forbidden_folder_is_refused(self, root: Path, make_listings: List) -> None:
         (root / "d").mkdir(mode=0)
@@ -350,8 +360,7 @@ class TestPatience:
         monkeypatch.setattr(Folder, "read_names", wait)
         write(root, "a")
         request = make_request("/")
-        async with make_listings(patience_s=0).respond(request, parse_target("GET", b"/"), NOW_S) as plan:
-            assert plan is not None
+        async with answer(make_listings(patience_s=0), request) as plan:
             assert isinstance(plan.body, Pieces)
             assert await anext(plan.body.pieces) == b"\n"
             may_go_on.set()
@@ -512,8 +521,7 @@ class TestItsLife:
         listings = make_listings(patience_s=0)
         request = make_request("/d/")
         for pieces in (0, 1, 2):
-            async with listings.respond(request, parse_target("GET", b"/d/"), NOW_S) as plan:
-                assert plan is not None
+            async with answer(listings, request) as plan:
                 assert isinstance(plan.body, Pieces)
                 for _ in range(pieces):
                     await anext(plan.body.pieces)

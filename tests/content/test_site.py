@@ -653,8 +653,10 @@ class TestBrowse:
     ) -> None:
         find = Files.find
 
-        async def lose(self: Files, candidates: Sequence[Candidate]) -> Found | None:
-            found = await find(self, candidates)
+        async def lose(
+            self: Files, candidates: Sequence[Candidate], codings: Sequence[str] = ()
+        ) -> Found | None:
+            found = await find(self, candidates, codings)
             (root / "folder").rename(root / "gone")
             return found
 

@@ -25,7 +25,6 @@ from aioserve.protocol.plan import (
     plan_error,
     plan_error_page,
     plan_file,
-    plan_listing,
     plan_options,
     plan_redirect,
 )
@@ -110,7 +109,7 @@ def gather(body: Body) -> bytes:
         case Parts():
             return b"".join(map(gather, body.parts))
         case Pieces():
-            raise AssertionError("nothing here is made while it is sent")
+            raise AssertionError("they are made when they are sent")
 
 
 class TestWholeFile:
@@ -573,47 +572,3 @@ class TestConditions:
 
         assert find_conditions(other.fields) == conditions
         assert plan(other, now_s=NOW_S + later_s) == answer
-
-
-class TestListing:
-    """A folder as a list: one state, told by its ETag alone."""
-
-    ETAG = '"1"'
-
-    def plan(self, request: Request, etag: str | None = ETAG) -> Plan:
-        return plan_listing(request, etag, "text/x", (("Extra", "1"),), lambda: Bytes(b"list"), now_s=NOW_S)
-
-    def test_it_is_sent_with_all_that_is_known_of_it(self) -> None:
-        assert self.plan(make_request()) == Plan(
-            200,
-            (
-                ("Content-Type", "text/x"),
-                ("ETag", self.ETAG),
-                ("Vary", "Accept"),
-                ("Cache-Control", "no-cache"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Extra", "1"),
-            ),
-            Bytes(b"list"),
-        )
-
-    def test_head_makes_no_list(self) -> None:
-        assert self.plan(make_request("HEAD")) == self.plan(make_request())._replace(body=Empty())
-
-    def test_who_has_it_gets_304(self) -> None:
-        answer = self.plan(make_request(if_none_match=self.ETAG))
-        assert answer == Plan(
-            304, (("ETag", self.ETAG), ("Vary", "Accept"), ("Cache-Control", "no-cache")), Empty()
-        )
-
-    def test_who_wants_another_gets_412(self) -> None:
-        assert self.plan(make_request(if_match='"2"')).status == 412
-
-    def test_ranges_mean_nothing(self) -> None:
-        assert self.plan(make_request(range="bytes=0-1")).status == 200
-        assert find(self.plan(make_request()), "Accept-Ranges") is None
-
-    def test_without_a_tag_nothing_is_compared(self) -> None:
-        answer = self.plan(make_request(if_none_match="*"), None)
-        assert answer.status == 200
-        assert find(answer, "ETag") is None
