@@ -49,8 +49,9 @@ _PIECE_BYTES = 64 * 1024
 class Listings:
     """The lists of the folders of one site.
 
-    Names with a dot in front are shown if `hidden`; at the root, the files named in `hide` never are.
-    `patience_s` is how long an answer waits for its ETag; None is as long as that takes.
+    Names with a dot in front are shown if `hidden`; at the root, the files named in `hide` never are. `prefix`
+    is where the site stands in the one that clients see. `patience_s` is how long an answer waits for its ETag;
+    None is as long as that takes.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Listings:
         *,
         hidden: bool = False,
         hide: Collection[str] = (),
+        prefix: tuple[bytes, ...] = (),
         patience_s: float | None = _PATIENCE_S,
     ) -> None:
         self._files = files
         self._renderer = renderer
         self._hidden = hidden
         self._hide = frozenset(hide)
+        self._prefix = prefix
         self._patience_s = patience_s
         self._kept: OrderedDict[FolderVersion, Names] = OrderedDict()
         self._reading: WeakValueDictionary[FolderVersion, asyncio.Lock] = WeakValueDictionary()
@@ -189,9 +192,8 @@ class Listing:
         names = await folder.follow_links(await self._listings._read_names(folder))
         entries, size_bytes = await _find_entries(folder, names, view)
         readme = await self._find_readme(names) if view.form is Form.HTML and not view.offset else None
-        listed = Listed(
-            self._target.segments, entries, len(names.folders), len(names.files), size_bytes, readme
-        )
+        path = (*self._listings._prefix, *self._target.segments)
+        listed = Listed(path, entries, len(names.folders), len(names.files), size_bytes, readme)
         etag = await folder.compute(partial(_format_etag, listed, view, self._listings._renderer.version))
         return listed, etag
 
