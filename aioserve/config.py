@@ -633,6 +633,22 @@ class Config(_Table, embeddable=True):
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
     )
+    browse: bool = _option(
+        False,
+        _SWITCH,
+        "--browse",
+        _CONTENT,
+        "Show a folder without an index as a list: a page, JSON or text.",
+        "Caddy: --browse, off; http.server, miniserve and serve list by default",
+    )
+    browse_template: str | None = _option(
+        None,
+        _PATH,
+        "--browse-template",
+        _CONTENT,
+        "Make the page of --browse from this Jinja2 template.",
+        "Caddy: browse TEMPLATE",
+    )
     cache_control: tuple[str, ...] = _option(
         (),
         _CACHE_CONTROL,

@@ -69,7 +69,8 @@ class Routes:
     With `only_name`, the root is one file. `sidecars` tells whether compressed forms may stand for what is
     not there itself. Names in the root that are `unsent` do not exist. With `clean_urls`, pages are found
     without their extension; `spa` is the file that stands for every page that does not exist. `pages` are
-    the files that are sent with an error, by status.
+    the files that are sent with an error, by status. Folders without an index are found where they are
+    `listed`.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Routes:
         clean_urls: bool = False,
         spa: str | None = None,
         pages: Mapping[int, str] | None = None,
+        listed: bool = False,
     ) -> None:
         self._only_name = only_name
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = sidecars and only_name is None
         self._unsent = frozenset((name,) for name in unsent)
+        self._is_listed = listed
         self._has_clean_urls = clean_urls and only_name is None
         self._spa = None if spa is None or only_name is not None else _split(spa)
         self._pages = {**_PAGES, **{status: _split(page) for status, page in (pages or {}).items()}}
@@ -139,7 +142,8 @@ class Routes:
             return []
         if target.is_folder:
             names = self._list_index(target.segments)
-            return [*names, *self._list_sidecars(names)]
+            folder = [Candidate(target.segments, Kind.FOLDER)] if self._is_listed else []
+            return [*names, *self._list_sidecars(names), *folder]
         names = [Candidate(target.segments, Kind.FILE)]
         if self._has_clean_urls:
             names.append(_add_extension(target))

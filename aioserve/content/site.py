@@ -41,8 +41,9 @@ from aioserve.protocol.rules import Redirect, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
-if TYPE_CHECKING:  # loaded where folders can be had as downloads
+if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
     from aioserve.content.archive import Archives, Download, FolderArchive
+    from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
 
@@ -143,6 +144,19 @@ class _Pack(NamedTuple):
         return await self.archives.answer(self.request, self.target, self.now_s)
 
 
+class _List(NamedTuple):
+    listings: Listings
+    request: Request
+    target: Target
+    now_s: int
+
+    def at_once(self) -> Listing | None:
+        raise BlockingIOError  # what is in a folder is read in threads
+
+    async def wait(self) -> Listing | None:
+        return await self.listings.answer(self.request, self.target, self.now_s)
+
+
 class Match(NamedTuple):
     """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
 
@@ -178,8 +192,8 @@ class Site:
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
     `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
-    downloads. `mounts` are other sites, with the segments below which they are; these know them as their
-    `prefix`.
+    downloads; `listings` show those without an index. `mounts` are other sites, with the segments below which
+    they are; these know them as their `prefix`.
     """
 
     def __init__(
@@ -193,11 +207,13 @@ class Site:
         head_ranges: bool = False,
         rules: Rules | None = None,
         archives: Archives | None = None,
+        listings: Listings | None = None,
         mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
         prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
+        self._listings = listings
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
         self.rules = rules
@@ -326,6 +342,8 @@ class Site:
                 return plan_redirect(route.rule.location, route.rule.status)
             return plan_error(request, 404)
         if found.variant is None:
+            if local.is_folder and self._listings is not None:
+                return (yield from self._list_folder(response, self._listings, local))
             return plan_redirect(format_folder_location(target))
         location = route.find_location(found.candidate)
         if location is not None:
@@ -367,6 +385,16 @@ class Site:
                 self.files.find_absent(before) if before else None,
             )
         return self._plan_file(request, form, response.now_s)
+
+    def _list_folder(self, response: Response, listings: Listings, local: Target) -> Story[Plan]:
+        try:
+            listing = yield _List(listings, response.request, local, response.now_s)
+        except Refused as refused:
+            return (yield from self._tell_error(response, refused.status))
+        if listing is None:  # it has gone meanwhile
+            return plan_error(response.request, 404)
+        response.listing = listing
+        return listing.plan  # type: ignore[no-any-return]
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -492,6 +520,7 @@ class Response:
         "depends_on_accept",
         "found",
         "is_settled",
+        "listing",
         "made",
         "match",
         "now_s",
@@ -513,6 +542,7 @@ class Response:
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
         self.archive: FolderArchive | None = None
+        self.listing: Listing | None = None
         self.depends_on_accept = False
         """Whether another Accept could have got another file."""
         self.is_settled = True
@@ -536,7 +566,11 @@ class Response:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         except BaseException:
-            self._close()
+            try:
+                if self.listing is not None:
+                    await self.listing.close()
+            finally:
+                self._close()
             raise
 
     def __enter__(self) -> Plan:
@@ -557,6 +591,8 @@ class Response:
         try:
             if self.pieces is not None:
                 await self.pieces.aclose()
+            if self.listing is not None:
+                await self.listing.close()
         finally:
             self._close()
 

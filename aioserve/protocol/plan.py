@@ -5,7 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -232,6 +232,32 @@ def plan_error_page(
     )
     sends = request.method == "GET" and variant.size_bytes > 0
     return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
+
+
+def plan_listing(
+    request: Request,
+    etag: str | None,
+    content_type: str,
+    fields: tuple[Field, ...],
+    make_body: Callable[[], Body],
+    *,
+    now_s: int,
+) -> Plan:
+    """The answer to GET or HEAD of a folder that is shown as a list: 200, 304 or 412.
+
+    `etag` is None while it is not known: the preconditions are not looked at then. `make_body` is called when
+    the list is sent. There is no Last-Modified: the time of a folder says nothing about the files in it.
+    """
+    shared: tuple[Field, ...] = (("Vary", "Accept"), _REVALIDATE)
+    if etag is not None:
+        shared = (("ETag", etag), *shared)
+        verdict = evaluate_preconditions(request.method, request.fields, Validators(etag, None), now_s)
+        if verdict is Verdict.FAILED:
+            return plan_error(request, 412)
+        if verdict is Verdict.NOT_MODIFIED:
+            return Plan(304, shared, Empty())
+    body = make_body() if request.method == "GET" else Empty()
+    return Plan(200, (("Content-Type", content_type), *shared, _NOSNIFF, *fields), body)
 
 
 def plan_redirect(location: str, status: int = 308) -> Plan:
