@@ -1,12 +1,13 @@
 """The words on the command line, and the run that they ask for.
 
-What the options are is said by `config`; what serving is, by `network`; what the person is told, by
-`console`. The server and the loop are imported where a run needs them, so that `--help` and `--version`
-answer at once and a server listens soon.
+What the options of serving are is said by `config`; what serving is, by `network`; what the person is told,
+by `console`; what `compress` does, by `content.precompress`. All but `config` and `console` is imported where
+a run needs it, so that `--help` and `--version` answer at once and a server listens soon.
 
 Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port in use); 2 when it was asked
 for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
-ended it at once.
+ended it at once. `compress`: 0 when all forms are up to date, 1 when something went wrong with a file, 2 when
+it was asked for something wrong, 128 and the signal's number when one ended it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import errno
 import functools
 import gc
 import os
+import re
 import signal
 import stat
 import sys
@@ -28,7 +30,7 @@ from aioserve.config import GROUPS, OPTIONS, ConfigError, Option, Settings, load
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aioserve.network.access_log import AccessLog
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # How many ports are tried beside the default one before it is called a failure.
 _PORTS_TRIED = 100
+# Files that are compressed at the same time; as for workers.
+_MAX_JOBS = 256
 
 
 def main() -> NoReturn:
@@ -69,6 +73,21 @@ def command() -> None:
 
 
 class _ServeCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives a value to each flag that may be without one and is: what follows is none that it could have.
+
+        `--cors public` allows all origins and serves the folder.
+        """
+        bare = {flag: option for option in OPTIONS if option.kind.bare for flag in option.flags}
+        words: list[str] = []
+        for index, word in enumerate(args):
+            words.append(word)
+            if word == "--":
+                return super().parse_args(ctx, words + args[index + 1 :])
+            if word in bare and not _is_value(bare[word], args[index + 1 : index + 2]):
+                words.append(bare[word].kind.bare)
+        return super().parse_args(ctx, words)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options in the groups of the table."""
         groups = {option.name: option.group for option in OPTIONS}
@@ -82,6 +101,14 @@ class _ServeCommand(click.Command):
             ]
             with formatter.section(group):
                 formatter.write_dl(rows)
+
+
+def _is_value(option: Option, words: list[str]) -> bool:
+    """Whether there is a word, and it can be the value of `option`."""
+    try:
+        return bool(words) and not words[0].startswith("-") and bool(option.kind.read(words[0]))
+    except ValueError:
+        return False
 
 
 def _make_parameter(option: Option) -> click.Option:
@@ -99,19 +126,15 @@ def _make_parameter(option: Option) -> click.Option:
     )
 
 
-def serve(root: str | None, **flags: object) -> None:
-    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
-
-    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
-    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
-    """
+def _read_words(root: str | None, flags: Mapping[str, object]) -> tuple[str, Settings]:
+    """What is to be served and how; ends the process when that is something wrong."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             # A name that the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
-        settings = load_config({name: _join(value) for name, value in given.items()}, os.environ, "")
+        settings = load_config({name: _join(name, value) for name, value in given.items()}, os.environ, "")
     except ConfigError as error:
         console.fail(2, str(error))
     if root is not None and "directory" in given:
@@ -119,6 +142,16 @@ def serve(root: str | None, **flags: object) -> None:
     root = settings.console.directory or "." if root is None else root
     if problem := _find_root_problem(root):
         console.fail(2, problem)
+    return root, settings
+
+
+def serve(root: str | None, **flags: object) -> None:
+    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
+
+    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
+    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
+    """
+    root, settings = _read_words(root, flags)
     try:
         status = _run(root, settings)
     except KeyboardInterrupt:  # before the loop took the signals
@@ -126,18 +159,125 @@ def serve(root: str | None, **flags: object) -> None:
     sys.exit(status)
 
 
+def check(words: tuple[str, ...], **flags: object) -> None:
+    """Check the configuration and the rules of ROOT, and explain how each URL would be answered.
+
+    A URL is a path, such as /old/page, or has http:// before its host, and stands behind ROOT, which is the
+    current folder by default. The options are those of serve.
+
+    Ends with 1 when something is wrong in _redirects or _headers, and with 2 when it is in the configuration.
+    """
+    has_root = bool(words) and flags.get("directory") is None and "://" not in words[0]
+    root, settings = _read_words(words[0] if has_root else None, flags)
+    urls = words[1:] if has_root else words
+    console.set_up_logging(verbose=settings.console.verbose, quiet=True)
+    import asyncio
+
+    from aioserve.network.explanation import find
+    from aioserve.network.server import Server
+
+    server = Server.from_config(root, settings.config)
+    try:
+        findings = asyncio.run(find(server, root, urls))
+    except ValueError as error:
+        console.fail(2, f"{error} is no URL, expected a path that begins with /, or http:// and a host")
+    except OSError as error:
+        console.fail(2, f"cannot serve {console.make_printable(root)}: {error.strerror}")
+    console.tell(findings)
+    sys.exit(1 if findings.problems else 0)
+
+
 command.add_command(
     _ServeCommand(
         "serve",
         callback=serve,
         help=serve.__doc__,
-        params=[click.Argument(["root"], required=False), *map(_make_parameter, OPTIONS)],
+        params=[
+            click.Argument(["root"], required=False),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
+    )
+)
+command.add_command(
+    _ServeCommand(
+        "check",
+        callback=check,
+        help=check.__doc__,
+        params=[
+            click.Argument(["words"], required=False, nargs=-1, metavar="[ROOT] [URL]..."),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
     )
 )
 
 
-def _join(value: object) -> object:
-    return ",".join(value) if isinstance(value, tuple) else value
+def _join(name: str, value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    (separator,) = (option.kind.separator for option in OPTIONS if option.name == name)
+    return separator.join(value)
+
+
+@command.command()
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--types",
+    metavar="TYPES",
+    help="Media types of the files, with commas between; text/* is all text.  [what usually shrinks]",
+)
+@click.option("--jobs", metavar="N", help="How many files are compressed at the same time.  [cores]")
+def compress(folder: str, types: str | None, jobs: str | None) -> None:
+    """Write compressed forms beside the files of the folder DIR: name.br, name.zst and name.gz.
+
+    They are as small as each coding can make them, for a server that sends them as they are. Forms that are
+    newer than their file are left alone, and forms that would not be 5 % smaller are not written.
+    """
+    from aioserve.content import compression, precompress
+
+    is_wanted = precompress.make_filter(_split_types(types))
+    threads = _count_jobs(jobs)
+    shown = console.make_printable(folder)
+    if os.open not in os.supports_dir_fd:
+        console.fail(2, "this system cannot open a file relative to a folder, which Linux and macOS can")
+    try:
+        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        console.fail(2, f"cannot compress {shown}: {getattr(error, 'strerror', None) or error}")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    codings = compression.list_codings()
+    for coding in compression.EXTENSIONS:
+        if coding not in codings:
+            console.complain(0, f"no {coding} is written: its package is not installed")
+    try:
+        found, failures = precompress.find_jobs(root, is_wanted)
+        with console.show_progress("Compressing", sum(job.size_bytes for job in found)) as advance:
+            results = precompress.run_jobs(root, found, codings, threads, advance)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    status = 0
+    for result in (*failures, *results):
+        for problem in result.problems:
+            path = os.path.join(folder, os.fsdecode(result.path))
+            status = console.complain(1, f"{console.make_printable(path)}: {problem}")
+    console.say(precompress.format_results(results, codings))
+    sys.exit(status)
+
+
+def _split_types(types: str | None) -> list[str]:
+    patterns = [] if types is None else [pattern.strip().lower() for pattern in types.split(",")]
+    for pattern in patterns:
+        if not re.fullmatch(r"[\w.+*-]+/[\w.+*-]+", pattern, re.ASCII):
+            console.fail(2, f"--types: got {pattern!r}, expected media types such as text/html or font/*")
+    return patterns
+
+
+def _count_jobs(jobs: str | None) -> int:
+    if jobs is None:
+        return _count_cores()
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", jobs, re.ASCII) or int(jobs) > _MAX_JOBS:
+        console.fail(2, f"--jobs: got {jobs!r}, expected a whole number from 1 to {_MAX_JOBS}")
+    return int(jobs)
 
 
 def _find_root_problem(root: str) -> str | None:
@@ -179,8 +319,10 @@ def _count_workers(wanted: int | str) -> int:
         if wanted > 1 and not hasattr(os, "fork"):
             console.fail(2, "--workers: this system cannot divide a process, expected 1 or auto")
         return wanted
-    if not hasattr(os, "fork"):
-        return 1
+    return _count_cores() if hasattr(os, "fork") else 1
+
+
+def _count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

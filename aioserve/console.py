@@ -19,7 +19,10 @@ from aioserve.config import OPTIONS, Config, Settings
 if TYPE_CHECKING:
     import logging
     import socket
+    from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from aioserve.network.explanation import Findings
 
 
 # Loopback, and link-local addresses, which mean something on one machine alone.
@@ -39,16 +42,16 @@ def announce(root: str, sockets: list[socket.socket], settings: Settings) -> Non
         shown = make_printable(os.path.abspath(root))
         if _is_terminal():
             places = "".join(f"\n  {url}" for url in urls)
-            _say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
+            say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
         else:
-            _say(f"Serving {shown} at {' '.join(urls)}")
+            say(f"Serving {shown} at {' '.join(urls)}")
         if settings.console.qr and (url := find_lan_url(sockets)):
-            _say(f"\n{draw_qr_code(url, sys.stdout)}\n  {url}\n")
+            say(f"\n{draw_qr_code(url, sys.stdout)}\n  {url}\n")
 
 
 def say_stopping(settings: Settings) -> None:
     if _is_terminal() and not settings.console.quiet:
-        _say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
+        say("\nStopping when the answers on their way are sent. Ctrl-C again stops at once.")
 
 
 def _list_urls(sockets: list[socket.socket]) -> list[str]:
@@ -172,11 +175,31 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Writes to standard output; that nobody reads it any more is no reason to stop."""
     with contextlib.suppress(OSError):
         click.echo(text)
     flush(sys.stdout, 1)
+
+
+def tell(findings: Findings) -> None:
+    """Says what was found of a site: what is wrong, then the answers, then how much there is."""
+    lines = [
+        line
+        for text in (*findings.problems, *findings.answers, findings.summary)
+        for line in text.split("\n")
+    ]
+    say("\n".join(map(make_printable, lines)))
+
+
+@contextlib.contextmanager
+def show_progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Draws a bar on a terminal until the block is left; gives what is called with each part of `length`."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def complain(status: int, text: str) -> int:

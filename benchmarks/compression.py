@@ -113,8 +113,8 @@ def make_texts(files: list[Path]) -> dict[str, bytes]:
         "a plot (SVG)": (PROJECT / "benchmarks" / "results" / "speed-ratios.svg").read_bytes(),
     }
     if spec := importlib.util.find_spec("playwright"):
-        (folder,) = spec.submodule_search_locations or ()
-        bundle = Path(folder) / "driver" / "package" / "lib" / "utilsBundle.js"
+        assert spec.origin is not None
+        bundle = Path(spec.origin).parent / "driver" / "package" / "lib" / "utilsBundle.js"
         if bundle.exists():
             texts["a bundle (JavaScript)"] = bundle.read_bytes()
     return texts
@@ -166,8 +166,8 @@ def main(arguments: list[str]) -> int:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     report = (
         f"{machine['date']}: {machine['processor']}, Linux {machine['kernel']}, Python {machine['python']}; "
-        f"{versions}.\n\nThe part of its size that a text keeps, and the milliseconds of CPU time for a MiB of "
-        f"it.\n\n{format_samples(samples)}\n"
+        f"{versions}.\n\nThe part of its size that a text keeps, and the milliseconds of CPU time for a MiB "
+        f"of it.\n\n{format_samples(samples)}\n"
     )
     data = {"machine": machine, "samples": [dataclasses.asdict(sample) for sample in samples]}
     write_files(given.output, "compression", json.dumps(data, indent=1), report)

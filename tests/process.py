@@ -220,7 +220,9 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 1, 2, 10
 class Terminal:
     """The command with a terminal of its own, as a person has it."""
 
-    def __init__(self, *args: object, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *args: object, command: str = "serve", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._master, slave = pty.openpty()
         self.text = ""
 
@@ -228,7 +230,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(
-            make_command("serve", *args),
+            make_command(command, *args),
             cwd=PROJECT,
             env=make_environment(**(environment or {})),
             stdin=slave,

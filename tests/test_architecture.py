@@ -23,9 +23,9 @@ PACKAGE = PROJECT / "aioserve"
 MAY_IMPORT = {
     "": {"config", "network"},
     "__main__": {"cli"},
-    "cli": {"", "console", "config", "network"},
+    "cli": {"", "console", "config", "network", "content"},
     "console": {"", "config", "network"},
-    "config": set(),
+    "config": {"protocol"},  # which knows what a rule is
     "network": {"network", "content", "protocol"},
     "content": {"content", "protocol"},
     "protocol": {"protocol"},
@@ -78,7 +78,10 @@ def find_own_imports(module: str) -> set[str]:
 
 
 class TestDirectionOfImports:
-    """cli → console → config, network; network → content → protocol → the standard library; never back."""
+    """cli → console → config, network → content → protocol → the standard library; never back.
+
+    The command that compresses files knows content as well.
+    """
 
     @pytest.mark.parametrize("module", MODULES)
     def test_a_module_imports_only_what_its_room_may(self, module: str) -> None:

@@ -284,3 +284,14 @@ class TestOtherQuestions:
         text = run("parsing", "--debug-single-value")
 
         assert "a browser's head" in text
+
+    def test_levels_of_codings_are_compared(self, tmp_path: Path) -> None:
+        file = PROJECT / "public" / "site.js"
+
+        text = run("compression", file, "--rounds", "1", "--output", tmp_path)
+
+        assert text == (tmp_path / "compression.md").read_text()
+        samples = json.loads((tmp_path / "compression.json").read_text())["samples"]
+        assert {sample["size_bytes"] for sample in samples} == {file.stat().st_size}
+        assert {sample["level"] for sample in samples if sample["coder"] == "gzip, zlib"} == {*range(1, 10)}
+        assert all(0 < sample["compressed_bytes"] < sample["size_bytes"] for sample in samples)

@@ -104,14 +104,15 @@ def remember(answers: dict[str, Ready], key: str, answer: Ready) -> None:
 class Absent:
     """Names that were looked for in vain.
 
-    `answers` holds what was answered before, by whether the client prefers HTML and whether it stays.
+    `answers` holds what was answered before, by whether the client prefers HTML, whether it stays, and
+    for which origin it asks.
     """
 
     __slots__ = ("answers", "paths")
 
     def __init__(self, paths: tuple[bytes, ...]) -> None:
         self.paths = paths
-        self.answers: dict[tuple[bool, bool], Ready] = {}
+        self.answers: dict[tuple[bool, bool, str | None], Ready] = {}
 
 
 class Cache:

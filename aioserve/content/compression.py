@@ -15,7 +15,7 @@ import importlib
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache
 from types import MappingProxyType, ModuleType
@@ -95,9 +95,9 @@ class Compressor:
 
     __slots__ = ("feed", "finish")
 
-    feed: _Feed
+    feed: Callable[[bytes], bytes]
     """Takes a piece; gives what has been compressed by now, which may be nothing."""
-    finish: _Finish
+    finish: Callable[[], bytes]
     """Gives the rest."""
 
     def __init__(self, coding: str, effort: Effort = Effort.STREAMED, size_bytes: int | None = None) -> None:
@@ -116,14 +116,6 @@ class Compressor:
             case _:
                 encoder = module.compressobj(level, wbits=_GZIP_WBITS)
                 self.feed, self.finish = encoder.compress, encoder.flush
-
-
-class _Feed(Protocol):
-    def __call__(self, data: bytes, /) -> bytes: ...
-
-
-class _Finish(Protocol):
-    def __call__(self) -> bytes: ...
 
 
 class Decompressor:

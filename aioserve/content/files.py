@@ -71,6 +71,17 @@ class Found(NamedTuple):
                 found.variant.handle.close()
 
 
+class Named(NamedTuple):
+    """A file of the root as `Files.read_named` found it.
+
+    `data` is its content, None when it is as long as before and of the same times. `version` is None when it
+    has been changed so lately that the next change may look the same.
+    """
+
+    data: bytes | None
+    version: Version | None
+
+
 class Refused(Exception):
     """It could not be looked up: `status` is 403 (no permission) or 503 (try again later).
 
@@ -196,6 +207,8 @@ class Files:
             return self.find_at_once(candidates, codings)
         except BlockingIOError:
             wanted = [candidate for candidate in candidates if self._may_exist(candidate)]
+        if not wanted:
+            return None
         segments = wanted[0].segments
         other = self._loading.get(segments)
         if other is not None:
@@ -227,8 +240,7 @@ class Files:
 
     def find_at_once(self, candidates: Sequence[Candidate], codings: Sequence[str] = ()) -> Found | None:
         """The same as `find`, without waiting. Raises BlockingIOError when a thread has to look."""
-        if self._is_closed or self.only_name is not None:
-            raise BlockingIOError
+        # The lock holds the root, the same for all of them, and nobody waits under it.
         with self._lock:
             absent = None
             for candidate in candidates:
@@ -353,6 +365,48 @@ class Files:
             if not self.looked_at:
                 asyncio.get_running_loop().call_soon(self.looked_at.clear)
             self.looked_at.add(seen)
+
+    def load(self) -> None:
+        """Loads, in a thread, what looks without waiting."""
+        with self.use_root() as root:
+            if root is not None:
+                root.load_at_once()
+
+    def look_at_name(self, name: bytes) -> Version | None:
+        """The version of what has that name in the root itself, without waiting; None when nothing has.
+
+        Raises BlockingIOError where a thread has to look, as it does at a link.
+        """
+        with self._lock:
+            try:
+                return get_version(self._ensure_root().look_at_once(name))
+            except FileNotFoundError:
+                return None
+            except OSError:
+                raise BlockingIOError from None
+
+    def read_named(self, name: bytes, known: Version | None, max_bytes: int) -> Named | None:
+        """Reads the file of that name in the root itself, at most `max_bytes` and one; None without one.
+
+        It waits, so it belongs into a thread. What is `known` is not read again. Raises Refused.
+        """
+        candidate = Candidate((name,), Kind.FILE)
+        with self.use_root() as root:
+            if root is None:
+                return None
+            try:
+                descriptor = root.open_file(candidate.segments)
+            except OSError as error:
+                status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                if status is not None:
+                    raise Refused(status, candidate) from error
+                return None
+            try:
+                return _read_whole(descriptor, known, max_bytes)
+            except OSError as error:
+                raise Refused(_UNLISTED_STATUS, candidate) from error
+            finally:
+                os.close(descriptor)
 
     def close_idle(self) -> None:
         """Closes what is open for nobody; called once a second."""
@@ -538,6 +592,20 @@ class Files:
         if self._root is not None:
             self._root.drop()
         self._root = root
+
+
+def _read_whole(descriptor: int, known: Version | None, max_bytes: int) -> Named | None:
+    racy_ns = time.time_ns() - _RACY_NS
+    for _ in range(_MAX_SNAPSHOTS):
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            return None
+        if known is not None and get_version(before) == known:
+            return Named(None, known)
+        data = read_at(descriptor, 0, min(before.st_size, max_bytes + 1))
+        if get_version(os.fstat(descriptor)) == get_version(before):
+            return Named(data, find_lasting_version(before, racy_ns))
+    return Named(data, None)
 
 
 def make_sidecar(candidate: Candidate, coding: str) -> Candidate:

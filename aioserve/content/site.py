@@ -15,9 +15,10 @@ from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.files import Candidate, Files, Found, Kind, Refused, make_sidecar
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
+from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
-from aioserve.protocol.message import BadRequest, Request
+from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.negotiation import (
     IDENTITY_ONLY,
     Codings,
@@ -34,6 +35,8 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
+from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy
+from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
@@ -121,6 +124,7 @@ class Match(NamedTuple):
     coding: str | None
     content_type: str
     varies: bool
+    policy: Policy
 
 
 class _Form(NamedTuple):
@@ -134,11 +138,41 @@ class _Form(NamedTuple):
     pieces: AsyncGenerator[bytes, None] | None = None
 
 
+class Route(NamedTuple):
+    """Where a request is looked for: at `candidates`, in their order.
+
+    `rule` is what the owner's rules say of it; `rewritten` are the candidates that they add.
+    """
+
+    candidates: list[Candidate]
+    rule: Redirect | Rewrite | None
+    rewritten: list[Candidate]
+
+    def obeys(self, found: Found | None) -> bool:
+        """Whether the rule decides the answer when that was found."""
+        if self.rule is None:
+            return False
+        return found is None or any(found.candidate is one for one in self.rewritten)
+
+    def is_error(self, candidate: Candidate) -> bool:
+        """Whether `candidate` is sent as the page of an error. By identity: asked for by its own name, such a
+        page is a file like any other."""
+        if candidate is _NOT_FOUND_PAGE:
+            return True
+        is_page = isinstance(self.rule, Rewrite) and self.rule.status != 200
+        return is_page and any(candidate is one for one in self.rewritten)
+
+
+_NOWHERE = Route([], None, [])
+
+
 class Site:
     """The files of one root as answers. `index` holds the names that stand for their folder, best first.
 
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
-    are made. With `archives`, folders can be had as downloads.
+    are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
+    `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the root that
+    are never sent. With `archives`, folders can be had as downloads.
     """
 
     def __init__(
@@ -148,10 +182,18 @@ class Site:
         index: Sequence[str],
         precompressed: bool = False,
         forms: Forms | None = None,
+        policies: Policies | None = None,
+        head_ranges: bool = False,
+        rules: Rules | None = None,
+        unsent: Sequence[bytes] = (),
         archives: Archives | None = None,
     ) -> None:
         self.files = files
         self._archives = archives
+        self.policies = Policies() if policies is None else policies
+        self._head_ranges = head_ranges
+        self.rules = rules
+        self._unsent = frozenset((name,) for name in unsent)
         self._forms = forms
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = precompressed and files.only_name is None
@@ -173,44 +215,101 @@ class Site:
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
         """The answer to a request that `match` is for; it uses the handle that is kept."""
         variant = match.kept.variant._replace(coding=match.coding)
-        return _plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
+        plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
+        return apply_policy(plan, match.policy)
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
+        if self._depends_on_host(target):
+            return None
         if self._archives is not None and self._archives.is_asked(target):
             return None
-        return self.files.find_absent(self.list_candidates(target))
+        return self.files.find_absent(self.find_route(request, target).candidates)
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
-        return plan_error(request, 404)
+        target = parse_target(request.method, request.target)
+        return apply_policy(plan_error(request, 404), self._find_policy(request, target))
 
-    def list_candidates(self, target: Target) -> list[Candidate]:
-        """What could answer `target`, in the order in which it is looked for."""
+    def find_allowed_origin(self, fields: Fields) -> str | None:
+        """For which origin a request with these fields is answered; None where that makes no difference."""
+        cors = self.policies.cors
+        return None if cors is None or cors.is_for_all else cors.find_allowed(fields.get("origin"))
+
+    def plan_failure(self, request: Request | None, status: int) -> Plan:
+        """The answer to a request that cannot be read (None), or not be answered otherwise."""
+        origin = None if request is None else request.fields.get("origin")
+        return apply_policy(plan_error(request, status), self.policies.find_general(origin))
+
+    def _find_policy(self, request: Request, target: Target, file: tuple[bytes, ...] | None = None) -> Policy:
+        wishes = NO_WISHES
+        if self.rules is not None:
+            headers = self.rules.find_headers(target, find_host(request))
+            wishes = Wishes(headers.fields, headers.removed)
+        origin = request.fields.get("origin")
+        return self.policies.find(target.segments, file, rules=wishes, origin=origin)
+
+    def _depends_on_host(self, target: Target) -> bool:
+        return self.rules is not None and self.rules.depends_on_host(target)
+
+    def find_route(self, request: Request, target: Target) -> Route:
+        """Where `target` is looked for."""
+        rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
+        own = [] if rule is not None and rule.is_forced else self._list_own(target)
+        rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
+        # What a redirect is for is not missing.
+        has_page = not isinstance(rule, Redirect) and self.files.only_name is None
+        return Route([*own, *rewritten, *([_NOT_FOUND_PAGE] if has_page else [])], rule, rewritten)
+
+    def _list_own(self, target: Target) -> list[Candidate]:
+        """What could answer `target` by itself, in the order in which it is looked for."""
         only_name = self.files.only_name
         if only_name is not None:
             is_named = target.segments == (only_name,) and not target.is_folder
             return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
+        if target.segments in self._unsent:
+            return []
         if target.is_folder:
-            names = [Candidate((*target.segments, name), Kind.FILE) for name in self._index]
-            candidates = [*names]
-        else:
-            names = [Candidate(target.segments, Kind.FILE)]
-            candidates = [*names, Candidate(target.segments, Kind.FOLDER)]
-        if self._has_sidecars:
-            # Sidecars of what is not there itself.
-            plain = [name for name in names if not name.segments[-1].endswith(_CODED_NAMES)]
-            candidates += [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
-        return [*candidates, _NOT_FOUND_PAGE]
+            names = self._list_index(target.segments)
+            return [*names, *self._list_sidecars(names)]
+        names = [Candidate(target.segments, Kind.FILE)]
+        return [*names, Candidate(target.segments, Kind.FOLDER), *self._list_sidecars(names)]
+
+    def _list_rewritten(self, target: Target) -> list[Candidate]:
+        """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""
+        if self.files.only_name is not None:
+            return self._list_own(target)
+        if target.segments in self._unsent:
+            return []
+        names = self._list_index(target.segments)
+        if not target.is_folder:
+            names.insert(0, Candidate(target.segments, Kind.FILE))
+        return [*names, *self._list_sidecars(names)]
+
+    def _list_index(self, segments: tuple[bytes, ...]) -> list[Candidate]:
+        return [Candidate((*segments, name), Kind.FILE) for name in self._index]
+
+    def _list_sidecars(self, names: list[Candidate]) -> list[Candidate]:
+        """Sidecars of what is not there itself."""
+        if not self._has_sidecars:
+            return []
+        plain = [name for name in names if not name.segments[-1].endswith(_CODED_NAMES)]
+        return [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
 
     def tell(self, response: Response) -> Story[Plan]:
         """The story of the request of `response`, which is told what has to be closed, and what can be
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
+        plan = yield from self._tell(response, target)
+        return apply_policy(plan, response.policy or self._find_policy(request, target))
+
+    def _tell(self, response: Response, target: Target) -> Story[Plan]:
+        """The same before the owner's policy. Where a file is the answer, it is that of the file."""
+        request = response.request
         if request.method not in ("GET", "HEAD"):
-            return _plan_other_method(request)
+            return self._plan_other_method(request)
         if self._archives is not None and self._archives.is_asked(target):
             download = yield _Pack(self._archives, request, target, response.now_s)
             if download is not None:
@@ -218,7 +317,8 @@ class Site:
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        candidates = self.list_candidates(target)
+        route = response.route = self.find_route(request, target)
+        candidates = route.candidates
         try:
             found = yield _Find(self.files, candidates, list_wanted(codings) if self._has_sidecars else ())
         except Refused as refused:
@@ -227,29 +327,40 @@ class Site:
             return plan_error(request, 404 if is_page else refused.status)
         response.found = found
         if found is None:
-            return self.plan_absent(request)
+            if isinstance(route.rule, Redirect):
+                return plan_redirect(route.rule.location, route.rule.status)
+            return plan_error(request, 404)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
+        policy = self._find_policy(request, target, found.candidate.segments)
+        if not route.is_error(found.candidate):
+            response.policy = policy
         if found.candidate.coding is None:
-            form = yield from self._find_form(response, found, codings)
+            form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
         if form is None:
             return plan_error(request, 406)
         response.pieces = form.pieces
-        # By identity: asked for by its own name, the page is a file like any other.
-        if found.candidate is _NOT_FOUND_PAGE:
+        if route.is_error(found.candidate):
             return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
-        if form.kept is not None and found.candidate is candidates[0] and response.is_settled:
-            variant = form.variant
-            response.match = Match(form.kept, form.base, variant.coding, form.content_type, form.varies)
-        return _plan_file(request, form, response.now_s)
+        if policy.content_type is not None:
+            form = form._replace(content_type=policy.content_type)
+        is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
+        if form.kept is not None and is_first and response.is_settled:
+            coding = form.variant.coding
+            response.match = Match(form.kept, form.base, coding, form.content_type, form.varies, policy)
+        return self._plan_file(request, form, response.now_s)
 
-    def _find_form(self, response: Response, found: Found, codings: Codings) -> Story[_Form | None]:
+    def _find_form(
+        self, response: Response, found: Found, codings: Codings, policy: Policy
+    ) -> Story[_Form | None]:
         """How a file is sent; None when the client takes none of its forms."""
         name = found.candidate.segments[-1]
         content_type = find_content_type(name)
-        shrinks = self._forms is not None and is_compressible(content_type)
+        # RFC 9111 §5.2.2.6: who asks others to leave the content as it is, means it.
+        may_be_made = self._forms is not None and "no-transform" not in (policy.cache_control or "").lower()
+        shrinks = may_be_made and is_compressible(content_type)
         varies = shrinks or (self._has_sidecars and not name.endswith(_CODED_NAMES))
         variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
         is_acceptable = True
@@ -282,7 +393,7 @@ class Site:
             return None
         if size_bytes > MAX_BYTES:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
-            if "range" in response.request.fields.values or found.candidate is _NOT_FOUND_PAGE:
+            if "range" in response.request.fields.values or response.is_error(found):
                 return None
             pieces = forms.compress(plain.variant, coding)
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
@@ -317,6 +428,30 @@ class Site:
         pieces = decompress(self.files.disk, variant, coding)
         return form._replace(variant=variant._replace(coding=None), pieces=pieces)
 
+    def _plan_file(self, request: Request, form: _Form, now_s: int) -> Plan:
+        # Only several ranges need a boundary; nobody who writes files can foresee it.
+        boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
+        return plan_file(
+            request,
+            form.variant,
+            form.content_type,
+            now_s=now_s,
+            boundary=boundary,
+            varies=form.varies,
+            pieces=form.pieces,
+            head_ranges=self._head_ranges,
+        )
+
+    def _plan_other_method(self, request: Request) -> Plan:
+        if request.method == "OPTIONS":
+            cors = self.policies.cors
+            return plan_preflight(request, cors) if cors and is_preflight(request) else plan_options()
+        if request.method == "CONNECT":
+            raise BadRequest(405, "CONNECT: what follows would be no HTTP")
+        if request.method not in REGISTERED_METHODS:
+            raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
+        return plan_error(request, 405)
+
 
 class Response:
     """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
@@ -324,12 +459,28 @@ class Response:
     Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
     """
 
-    __slots__ = ("_site", "archive", "found", "is_settled", "made", "match", "now_s", "pieces", "request")
+    __slots__ = (
+        "_site",
+        "archive",
+        "found",
+        "is_settled",
+        "made",
+        "match",
+        "now_s",
+        "pieces",
+        "policy",
+        "request",
+        "route",
+        "rules",
+    )
 
     def __init__(self, site: Site, request: Request, now_s: int) -> None:
         self._site = site
         self.request = request
         self.now_s = now_s
+        self.rules = site.rules
+        """The rules by which it is told."""
+        self.route = _NOWHERE
         self.found: Found | None = None
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
@@ -338,6 +489,8 @@ class Response:
         """Whether the same request gets the same answer again, as long as the files do not change."""
         self.match: Match | None = None
         """What can be remembered of the answer, once the Plan is there."""
+        self.policy: Policy | None = None
+        """That of the file that is the answer, if it is one."""
 
     async def __aenter__(self) -> Plan:
         story = self._site.tell(self)
@@ -382,6 +535,10 @@ class Response:
     ) -> None:
         self._close()
 
+    def is_error(self, found: Found) -> bool:
+        """Whether what was found is the page of an error."""
+        return self.route.is_error(found.candidate)
+
     def _close(self) -> None:
         if self.found is not None:
             self.found.close()
@@ -389,27 +546,3 @@ class Response:
             self.made.handle.close()
         if self.archive is not None:
             self.archive.close()
-
-
-def _plan_file(request: Request, form: _Form, now_s: int) -> Plan:
-    # Only several ranges need a boundary; nobody who writes files can foresee it.
-    boundary = os.urandom(16).hex() if "," in (request.fields.get("range") or "") else ""
-    return plan_file(
-        request,
-        form.variant,
-        form.content_type,
-        now_s=now_s,
-        boundary=boundary,
-        varies=form.varies,
-        pieces=form.pieces,
-    )
-
-
-def _plan_other_method(request: Request) -> Plan:
-    if request.method == "OPTIONS":
-        return plan_options()
-    if request.method == "CONNECT":
-        raise BadRequest(405, "CONNECT: what follows would be no HTTP")
-    if request.method not in REGISTERED_METHODS:
-        raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
-    return plan_error(request, 405)

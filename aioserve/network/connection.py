@@ -34,7 +34,7 @@ from aioserve.protocol.http1 import (
     parse_head,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Field, Pieces, Plan, Slice, plan_error
+from aioserve.protocol.plan import Field, Pieces, Plan, Slice
 
 _logger = logging.getLogger("aioserve")
 
@@ -177,7 +177,7 @@ class Connection:
             self._stream.abort()
             return
         with contextlib.suppress(ConnectionError):
-            await self._send(plan_error(self._request, 500), keep=False)
+            await self._send(self._site.plan_failure(self._request, 500), keep=False)
             await self._stream.close()
 
     def drain(self) -> None:
@@ -199,7 +199,7 @@ class Connection:
             return await self._answer(await self._read_head())
         except BadRequest as error:
             _logger.debug("%s: %d, %s", self._client, error.status, error.reason)
-            await self._send(plan_error(self._request, error.status), keep=False)
+            await self._send(self._site.plan_failure(self._request, error.status), keep=False)
             return False
 
     async def _read_head(self) -> bytes:
@@ -304,7 +304,7 @@ class Connection:
                 return keep
             except UnreadBody as error:
                 _logger.warning("a file could not be read: %s", error)
-        return await self._send(plan_error(request, 503), keep)
+        return await self._send(self._site.plan_failure(request, 503), keep)
 
     async def _discard_body(self, request: Request) -> bool:
         """Reads and drops the request's body, which nothing here wants; False when the connection cannot be

@@ -27,7 +27,6 @@ from aioserve.protocol.negotiation import (
     IDENTITY_ONLY,
     Codings,
     find_codings,
-    parse_accept_encoding,
     prefers_html,
 )
 from aioserve.protocol.plan import Bytes, Field, Parts, Pieces, Plan, Slice, find_conditions
@@ -61,6 +60,7 @@ _RANGE_LINE = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9]++-[0-9]*+)(?=\r\n)")
 
 # What most programs say of the codings that they take, or nothing of it.
 _CODINGS_LINE = re.compile(rb"\r\n[Aa]ccept-[Ee]ncoding: ([\t -~]*+)(?=\r\n)")
+_ORIGIN_NAME = re.compile(rb"(?i)\r\norigin:")
 _CODINGS_NAME = re.compile(rb"(?i)\r\naccept-encoding:|no-transform")
 
 
@@ -150,7 +150,8 @@ class Shortcuts:
         self._max_line_bytes = max_line_bytes
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, max_head_bytes)
         self._has_forms = site.has_forms
-        self._lines: dict[Codings, dict[bytes, Known]] = {}
+        self._has_origins = site.policies.depends_on_origin
+        self._lines: dict[tuple[Codings, str | None], dict[bytes, Known]] = {}
         self._absent: dict[bytes, tuple[Absent, Request]] = {}
         self._blocks: dict[bytes, Asked | None] = {}
 
@@ -223,8 +224,15 @@ class Shortcuts:
         known = asked.lines.get(line)
         return self.find(head) if known is not None and known.match.kept.is_held else None
 
+    def forget(self) -> None:
+        """Forgets what lines mean: the rules of the site are others now."""
+        for lines in self._lines.values():
+            lines.clear()
+        self._absent.clear()
+
     def _answer_absent(self, absent: Absent, request: Request, asked: Asked) -> Answer | None:
-        key = asked.prefers_html, asked.keeps
+        origin = self._site.find_allowed_origin(asked.fields) if self._has_origins else None
+        key = asked.prefers_html, asked.keeps, origin
         ready = absent.answers.get(key)
         if ready is None:
             ready = self._make_ready(self._site.plan_absent(request._replace(fields=asked.fields)), asked)
@@ -246,24 +254,29 @@ class Shortcuts:
     def remember(self, head: bytes, response: Response) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
         request = response.request
+        if response.rules is not self._site.rules:
+            # They have been exchanged while it was sent.
+            return
         if response.match is not None and request.version == (1, 1):
-            codings = find_codings(request.fields) if self._has_forms else IDENTITY_ONLY
             line = head[: max(head.find(b"\r\n"), 0)]
-            self._remember(line, request, response.match, self._find_lines(codings))
+            self._remember(line, request, response.match, self._find_lines(request.fields))
 
     def _remember(self, line: bytes, request: Request, match: Match, lines: dict[bytes, Known]) -> None:
         if not 0 < len(line) <= _MAX_KNOWN_LINE_BYTES:
             return
-        if len(lines) >= _MAX_KNOWN_LINES:
-            del lines[next(iter(lines))]
+        if line not in lines and sum(map(len, self._lines.values())) >= _MAX_KNOWN_LINES:
+            oldest = lines or max(self._lines.values(), key=len)
+            del oldest[next(iter(oldest))]
         # A form that is not there may come at any time; that it is missing does no harm for a while.
-        is_fixed = not match.varies or lines is self._lines.get(IDENTITY_ONLY)
+        is_fixed = not match.varies or find_codings(request.fields) == IDENTITY_ONLY
         until_s = math.inf if is_fixed else self._clock.now_s + _FORMS_AGAIN_S
         answers = match.kept.find_answers((request.method, match[2:]))
         lines[line] = Known(match, answers, request._replace(fields=_NO_FIELDS), until_s)
 
-    def _find_lines(self, codings: Codings) -> dict[bytes, Known]:
-        return self._lines.setdefault(codings, {})
+    def _find_lines(self, fields: Fields) -> dict[bytes, Known]:
+        """The lines that are known for clients that take the same codings and ask for the same origin."""
+        codings = find_codings(fields) if self._has_forms else IDENTITY_ONLY
+        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields)), {})
 
     def _read_block(self, block: bytes) -> Asked | None:
         """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1
@@ -292,13 +305,17 @@ class Shortcuts:
         return asked
 
     def _find_lines_of(self, block: bytes) -> dict[bytes, Known] | None:
-        """The lines that are known for the codings that `block` asks for; None when that has to be read."""
+        """The lines that are known for what `block` asks for; None when that has to be read."""
+        if self._has_origins and _ORIGIN_NAME.search(block):
+            return None
         if not self._has_forms:
-            return self._find_lines(IDENTITY_ONLY)
+            return self._find_lines(_NO_FIELDS)
         match = _CODINGS_LINE.search(block)
         if len(_CODINGS_NAME.findall(block)) != (match is not None):
             return None
-        return self._find_lines(IDENTITY_ONLY if match is None else parse_accept_encoding(match[1].decode()))
+        return self._find_lines(
+            _NO_FIELDS if match is None else Fields({"accept-encoding": match[1].decode().strip(" \t")})
+        )
 
     def _read_fields(self, block: bytes) -> Asked | None:
         try:
@@ -308,8 +325,9 @@ class Shortcuts:
         connection = fields.values.get("connection", "keep-alive").lower()
         if connection not in ("keep-alive", "close") or not _OF_THE_CONNECTION.isdisjoint(fields.values):
             return None
-        lines = self._find_lines(find_codings(fields) if self._has_forms else IDENTITY_ONLY)
-        return Asked(block, lines, find_conditions(fields), fields, keeps=connection != "close")
+        return Asked(
+            block, self._find_lines(fields), find_conditions(fields), fields, keeps=connection != "close"
+        )
 
     def _make_ready(self, plan: Plan, asked: Asked) -> Ready | None:
         """The bytes of an answer; None when it has several parts, or pieces that are made on the way."""

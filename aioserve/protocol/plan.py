@@ -99,13 +99,14 @@ def plan_file(
     boundary: str,
     varies: bool = False,
     pieces: AsyncGenerator[bytes, None] | None = None,
+    head_ranges: bool = False,
 ) -> Plan:
     """The answer to GET or HEAD of a file that was found: 200, 206, 304, 412 or 416.
 
     `now_s` is the time of the Date field in Unix seconds; `boundary` separates the parts of a multipart
     answer and must not be guessable by who writes the files. `varies` tells whether another client could get
     another form of the file. With `pieces`, these are its content, of a length that nobody knows; no range of
-    it can be had then.
+    it can be had then. With `head_ranges`, HEAD is told what GET with its Range would get.
     """
     # A modification time in the future is replaced by the time of the answer (RFC 9110 §8.8.2.1).
     modified_s = min(variant.mtime_ns // 1_000_000_000, now_s)
@@ -124,12 +125,14 @@ def plan_file(
         made: Body = Pieces(pieces, None) if request.method == "GET" else Empty()
         return Plan(200, (("Content-Type", content_type), *described), made)
 
-    # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it (docs/decisions/0003).
-    field = request.fields.get("range") if request.method == "GET" else None
+    # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it, unless the owner wants otherwise
+    # (docs/decisions/0003).
+    field = request.fields.get("range") if request.method == "GET" or head_ranges else None
     if field is not None and keeps_range(request.fields, validators, now_s):
         spans = parse_range(field, size_bytes)
         if spans is not None:
-            return _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+            plan = _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+            return plan if request.method == "GET" else plan._replace(body=Empty())
 
     body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
     return Plan(200, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *described), body)
@@ -228,12 +231,12 @@ def plan_error_page(
     return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
 
 
-def plan_redirect(location: str) -> Plan:
-    """A permanent redirect that keeps the method (308, RFC 9110 §15.4.9).
+def plan_redirect(location: str, status: int = 308) -> Plan:
+    """A redirect, by itself a permanent one that keeps the method (RFC 9110 §15.4.9).
 
     `location` is an encoded URI reference.
     """
-    return Plan(308, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
+    return Plan(status, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
 
 
 def plan_options() -> Plan:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from aioserve.protocol import media_types
-from aioserve.protocol.media_types import UNKNOWN, find_content_type
+from aioserve.protocol.media_types import UNKNOWN, find_content_type, is_compressible
 
 # A wrong type here breaks a page, a player or a download.
 EXPECTED = {
@@ -155,3 +155,40 @@ def test_text_has_a_charset_and_nothing_else_has() -> None:
 
 def test_the_table_is_large_enough_to_need_no_other() -> None:
     assert len(media_types._TYPE_BY_EXTENSION) >= 400
+
+
+SHRINKS = (
+    "index.html style.css app.js app.mjs app.js.map notes.txt notes.md data.csv data.tsv data.json "
+    "data.jsonl data.jsonld data.geojson data.ndjson data.xml feed.rss feed.atom site.webmanifest logo.svg "
+    "app.wasm captions.vtt captions.srt live.m3u8 events.ics data.yaml data.toml a.ttf a.otf a.ttc a.eot "
+    "favicon.ico a.bmp a.gltf a.obj a.stl server.py LICENSE data.n3 data.nt letter.eml letter.rtf "
+    "figure.eps chain.pem"
+)
+STAYS = (
+    "a.png a.jpg a.gif a.webp a.avif a.jxl a.svgz a.woff a.woff2 a.mp3 a.flac a.ogg a.mp4 a.webm a.ts a.pdf "
+    "a.docx a.epub a.zip a.gz a.tar.gz a.br a.zst a.xz a.7z a.jar a.apk a.deb a.iso a.exe a.tar a.parquet "
+    "a.arrow a.sqlite a.pmtiles a.h5 a.glb a.kmz a.swf a.unknown"
+)
+
+
+@pytest.mark.parametrize("name", SHRINKS.split())
+def test_text_and_what_is_like_it_is_worth_compressing(name: str) -> None:
+    assert is_compressible(find_content_type(name.encode()))
+
+
+@pytest.mark.parametrize("name", STAYS.split())
+def test_what_is_compressed_already_or_read_in_parts_is_not(name: str) -> None:
+    assert not is_compressible(find_content_type(name.encode()))
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["TEXT/HTML", "application/json ; charset=utf-8", "application/vnd.api+json", "application/javascript"],
+)
+def test_types_of_an_owner_are_judged_the_same_way(content_type: str) -> None:
+    assert is_compressible(content_type)
+
+
+def test_each_type_that_is_named_as_compressible_belongs_to_a_file() -> None:
+    # JavaScript's old name is what owners still write.
+    assert media_types._COMPRESSIBLE_TYPES - {"application/javascript"} <= set(media_types._EXTENSIONS)

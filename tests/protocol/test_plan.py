@@ -109,7 +109,7 @@ def gather(body: Body) -> bytes:
         case Parts():
             return b"".join(map(gather, body.parts))
         case Pieces():
-            raise AssertionError("no file is made on the way")
+            raise AssertionError("they are made when they are sent")
 
 
 class TestWholeFile:
