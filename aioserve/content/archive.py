@@ -88,6 +88,10 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _MAX_PATH_BYTES = 4095 if sys.platform == "linux" else 1023
 
 
+# Whether a file, whose name is given from the root on, is none of the site.
+LeavesOut = Callable[[tuple[bytes, ...]], bool]
+
+
 class TooLarge(Exception):
     """A folder holds more than an archive may, which is `max_members` at the most."""
 
@@ -117,8 +121,7 @@ def list_forms() -> tuple[Form, ...]:
 class Archives:
     """The folders of `files` as archives, read on `disk`.
 
-    Names for which `leaves_out` says so are left out, beside the hidden ones. `max_members` is how much one
-    may hold, `at_once` how many there may be at a time.
+    `max_members` is how much one may hold, `at_once` how many there may be at a time.
     """
 
     def __init__(
@@ -126,11 +129,9 @@ class Archives:
         files: Files,
         disk: Disk,
         *,
-        leaves_out: Callable[[tuple[bytes, ...]], bool] = lambda segments: False,
         max_members: int = MAX_MEMBERS,
         at_once: int = AT_ONCE,
     ) -> None:
-        self._leaves_out = leaves_out
         self._files = files
         self._disk = disk
         self._max_members = max_members
@@ -141,7 +142,9 @@ class Archives:
         """Whether a folder is wanted as a download."""
         return target.is_folder and find_asked_form(target.query) is not None
 
-    async def answer(self, request: Request, target: Target, now_s: int) -> Download | None:
+    async def answer(
+        self, request: Request, target: Target, now_s: int, leaves_out: LeavesOut
+    ) -> Download | None:
         """What is sent to GET or HEAD of a folder that is wanted as a download; None when there is none.
 
         The caller closes its pieces, and then the archive.
@@ -150,17 +153,20 @@ class Archives:
         if asked not in forms:
             return Download(plan_unknown_form(request, forms))
         try:
-            archive = await self.open(target.segments, Form(asked))
+            archive = await self.open(target.segments, Form(asked), leaves_out)
         except TooLarge as error:
             return Download(plan_too_large(request, error.max_members))
         except Refused as refused:
             return Download(plan_error(request, refused.status))
         return None if archive is None else Download(plan_archive(request, archive, now_s=now_s), archive)
 
-    async def open(self, segments: tuple[bytes, ...], form: Form) -> FolderArchive | None:
+    async def open(
+        self, segments: tuple[bytes, ...], form: Form, leaves_out: LeavesOut = lambda segments: False
+    ) -> FolderArchive | None:
         """The archive of the folder at `segments`, which the caller closes; None when there is none.
 
-        Raises Refused when the folder cannot be read, or when no archive may be begun for now, and TooLarge.
+        Files for which `leaves_out` says so are left out; it is called in a thread. Raises Refused when the
+        folder cannot be read, or when no archive may be begun for now, and TooLarge.
         """
         if self._files.hides(segments):
             return None
@@ -168,7 +174,7 @@ class Archives:
         is_begun = False
         try:
             contents = Contents(ZipLayout() if form is Form.ZIP else TarLayout(), segments)
-            walk = _Walk(self._files, contents, self._max_members, self._leaves_out)
+            walk = _Walk(self._files, contents, self._max_members, leaves_out)
             steps = _Steps(self._disk, walk.run(form))
             try:
                 while await steps.advance(self._disk.queue_s) is not None:
@@ -284,7 +290,7 @@ class _Walk:
         files: Files,
         contents: Contents,
         max_members: int,
-        leaves_out: Callable[[tuple[bytes, ...]], bool],
+        leaves_out: LeavesOut,
     ) -> None:
         self._files = files
         self._contents = contents
@@ -343,7 +349,7 @@ class _Walk:
                 if self._ends_step():
                     yield True
                 member = folder.enter(name)
-                if self._files.hides(member.segments) or self._leaves_out(member.segments):
+                if self._files.hides(member.segments):
                     continue
                 if is_top and name[: len(_NOTE_NAME)].lower() == _NOTE_NAME.lower():
                     self._note_names.add(name.lower())
@@ -381,7 +387,7 @@ class _Walk:
         if status is None or stat.S_ISDIR(status.st_mode):
             self._count_one()
             return True
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode) and not self._leaves_out(member.segments):
             self._count_one()
             try:
                 self._contents.append(member.name, status)

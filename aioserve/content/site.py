@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -41,7 +42,7 @@ from aioserve.protocol.target import Target, format_folder_location, parse_targe
 from aioserve.protocol.variant import Variant
 
 if TYPE_CHECKING:  # loaded where folders can be had as downloads
-    from aioserve.content.archive import Archives, Download, FolderArchive
+    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
 
 T = TypeVar("T")
 
@@ -104,12 +105,13 @@ class _Pack(NamedTuple):
     request: Request
     target: Target
     now_s: int
+    leaves_out: LeavesOut
 
     def at_once(self) -> Download | None:
         raise BlockingIOError
 
     async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s)
+        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
 
 
 class Match(NamedTuple):
@@ -310,14 +312,16 @@ class Site:
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
-        if self._archives is not None and self._archives.is_asked(target):
-            download = yield _Pack(self._archives, request, target, response.now_s)
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        route = response.route = self.find_route(request, target)
+        is_forced = route.rule is not None and route.rule.is_forced
+        if self._archives is not None and self._archives.is_asked(target) and not is_forced:
+            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            download = yield _Pack(self._archives, request, target, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
-        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, target)
         candidates = route.candidates
         try:
             found = yield _Find(self.files, candidates, list_wanted(codings) if self._has_sidecars else ())
@@ -351,6 +355,12 @@ class Site:
             coding = form.variant.coding
             response.match = Match(form.kept, form.base, coding, form.content_type, form.varies, policy)
         return self._plan_file(request, form, response.now_s)
+
+    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+        """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
+        if segments in self._unsent:
+            return True
+        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
 
     def _find_form(
         self, response: Response, found: Found, codings: Codings, policy: Policy
