@@ -20,6 +20,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
+from functools import cache
 from hashlib import blake2b
 from struct import Struct
 from threading import Lock
@@ -114,7 +115,10 @@ class _Compressor(Protocol):
 
 
 def list_forms() -> tuple[Form, ...]:
-    """The forms that this installation can make: for zstd it needs Python 3.14, or backports.zstd."""
+    """The forms that this installation can make: for zstd it needs Python 3.14, or backports.zstd.
+
+    The first call looks for them on the disk.
+    """
     return tuple(form for form in Form if form is not Form.TAR_ZST or _find_zstd() is not None)
 
 
@@ -149,10 +153,12 @@ class Archives:
 
         The caller closes its pieces, and then the archive.
         """
-        asked, forms = find_asked_form(target.query), list_forms()
-        if asked not in forms:
-            return Download(plan_unknown_form(request, forms))
+        asked = find_asked_form(target.query)
         try:
+            if asked not in (Form.ZIP, Form.TAR, Form.TAR_GZ):
+                forms = await self._run(list_forms)
+                if asked not in forms:
+                    return Download(plan_unknown_form(request, forms))
             archive = await self.open(target.segments, Form(asked), leaves_out)
         except TooLarge as error:
             return Download(plan_too_large(request, error.max_members))
@@ -190,6 +196,12 @@ class Archives:
         finally:
             if not is_begun:
                 self._places.release()
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        try:
+            return await self._disk.run(self, function, queue_s=self._disk.queue_s)
+        except Busy as busy:
+            raise Refused(503) from busy
 
     async def _take_place(self) -> None:
         try:
@@ -677,6 +689,7 @@ class _Zstd(Protocol):
     def ZstdCompressor(self, *, level: int) -> _Compressor: ...  # noqa: N802  # its name there
 
 
+@cache
 def _find_zstd() -> _Zstd | None:
     from importlib import import_module
 
