@@ -213,6 +213,16 @@ def _read_path(value: object) -> str | None:
     raise ValueError
 
 
+def _read_page_option(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        segments = value.removeprefix("/").split("/")
+        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
+            return "/".join(segments)
+    raise ValueError
+
+
 def _show_switch(value: object) -> str:
     return "on" if value else "off"
 
@@ -350,10 +360,12 @@ def _read_errors(value: object) -> object:
 
 
 def _read_page(part: str, value: object) -> str:
-    if isinstance(value, str):
-        segments = value.removeprefix("/").split("/")
-        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
-            return "/".join(segments)
+    try:
+        page = _read_page_option(value)
+    except ValueError:
+        page = None
+    if page is not None:
+        return page
     raise _WrongPart(part, value, "the path of a file in the root, such as 404.html")
 
 
@@ -365,6 +377,13 @@ def _show_table(value: object) -> str:
 _SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
 _HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
 _NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
+_PAGE = Kind(
+    "[FILE]",
+    "the path of a file in the root, such as index.html",
+    _read_page_option,
+    lambda value: str(value or ""),
+    bare="index.html",
+)
 _PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
 _REDIRECTS = Kind(
     "TABLES",
@@ -530,6 +549,22 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "File that stands for its folder; may be repeated, the first that exists is taken.",
         "http.server has index.html and index.htm",
+    )
+    spa: str | None = _option(
+        None,
+        _PAGE,
+        "-s --single --spa",
+        _CONTENT,
+        "Send this file where a browser asks for a page that does not exist; without a value index.html.",
+        "serve: --single; sirv: --single [FILE]; miniserve: --spa",
+    )
+    clean_urls: bool = _option(
+        False,
+        _SWITCH,
+        "--pretty-urls --clean-urls",
+        _CONTENT,
+        "Send about.html for /about, and redirect /about.html and /about/ to there.",
+        "serve: cleanUrls; miniserve: --pretty-urls",
     )
     hidden: bool = _option(
         False,

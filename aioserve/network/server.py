@@ -25,6 +25,7 @@ from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
     from aioserve.content.forms import Forms
+    from aioserve.content.route import Routes
     from aioserve.content.site import Site
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
@@ -255,13 +256,12 @@ class Server:
                 archives = Archives(self._files, self._disk)
             self._site = Site(
                 self._files,
-                index=config.index,
+                routes=self._make_routes(self._files, unsent=RULE_NAMES if config.rules else ()),
                 precompressed=config.precompressed,
                 forms=self._forms,
                 policies=_make_policies(config),
                 head_ranges=config.data,
                 rules=self._rule_files.rules,
-                unsent=RULE_NAMES if config.rules else (),
                 archives=archives,
             )
             self._shortcuts = Shortcuts(
@@ -282,6 +282,20 @@ class Server:
                 observe=self._observe,
             )
         return self._connect
+
+    def _make_routes(self, files: Files, unsent: Sequence[bytes] = ()) -> Routes:
+        from aioserve.content.route import Routes
+
+        config = self._config
+        return Routes(
+            index=config.index,
+            only_name=files.only_name,
+            sidecars=config.precompressed,
+            unsent=unsent,
+            clean_urls=config.clean_urls,
+            spa=config.spa,
+            pages=dict(config.errors),
+        )
 
     async def _listen(self) -> None:
         sockets = self._sockets
