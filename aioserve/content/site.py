@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -42,7 +43,7 @@ from aioserve.protocol.target import Target, format_folder_location, parse_targe
 from aioserve.protocol.variant import Variant
 
 if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
-    from aioserve.content.archive import Archives, Download, FolderArchive
+    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
     from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
@@ -136,12 +137,13 @@ class _Pack(NamedTuple):
     request: Request
     target: Target
     now_s: int
+    leaves_out: LeavesOut
 
     def at_once(self) -> Download | None:
         raise BlockingIOError
 
     async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s)
+        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
 
 
 class _List(NamedTuple):
@@ -321,14 +323,16 @@ class Site:
         if not local.segments and not local.is_folder:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
-        if self._archives is not None and self._archives.is_asked(local):
-            download = yield _Pack(self._archives, request, local, response.now_s)
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        route = response.route = self.find_route(request, local)
+        is_forced = route.rule is not None and route.rule.is_forced
+        if self._archives is not None and self._archives.is_asked(local) and not is_forced:
+            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
-        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, local)
         wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
             found = yield _Find(self.files, route.candidates, wanted)
@@ -395,6 +399,12 @@ class Site:
             return plan_error(response.request, 404)
         response.listing = listing
         return listing.plan  # type: ignore[no-any-return]
+
+    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+        """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
+        if self._routes.is_unsent(segments):
+            return True
+        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
