@@ -380,6 +380,8 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
 
     async def listen_and_serve() -> int:
         sockets = await _listen(settings)
+        if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+            return console.complain(2, problem)
 
         def announce() -> None:
             console.announce(root, sockets, settings)
@@ -400,6 +402,8 @@ def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop
 
     with asyncio.Runner() as runner:
         sockets = runner.run(_listen(settings))
+    if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+        return console.complain(2, problem)
 
     def work(place: Place) -> int:
         def announce() -> None:

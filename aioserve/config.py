@@ -633,6 +633,14 @@ class Config(_Table, embeddable=True):
         "Files of the root that are sent with an error, by its status.",
         "nginx: error_page",
     )
+    archive: bool = _option(
+        False,
+        _SWITCH,
+        "--archive",
+        _CONTENT,
+        "Give a folder as one download: /folder/?archive=zip, tar, tar.gz or tar.zst.",
+        "off in miniserve (--enable-tar, --enable-zip) and dufs (--allow-archive)",
+    )
     precompressed: bool = _option(
         True,
         _SWITCH,
@@ -838,6 +846,14 @@ class Console(_Table, embeddable=False):
         False, _SWITCH, "-v --verbose", _OUTPUT, "Write more about what happens to standard error."
     )
     open: bool = _option(False, _SWITCH, "-o --open", _OUTPUT, "Open the browser once the server listens.")
+    qr: bool = _option(
+        False,
+        _SWITCH,
+        "--qr",
+        _OUTPUT,
+        "Show the address in the local network as a QR code, for a phone. It needs the package segno.",
+        "miniserve: -q; servery: --qr",
+    )
     workers: int | str = _option(
         1,
         _count_or_auto(256),

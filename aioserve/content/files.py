@@ -118,6 +118,7 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
+
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
@@ -126,6 +127,12 @@ _MAX_SNAPSHOTS = 3
 # A file that has been changed so lately may be changed again without another time: the clocks of file systems
 # have steps, of 2 s on FAT. It is served, but not kept.
 _RACY_NS = 2_000_000_000
+
+
+def find_status(error: OSError) -> int | None:
+    """What an error of the system means to a client; None when nothing of that name can be served."""
+    return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+
 
 # Sidecars that are remembered as told of: once is enough, and a site may have any number of them.
 _MAX_OUTDATED = 1000
@@ -244,7 +251,7 @@ class Files:
                 except BlockingIOError:
                     raise
                 except OSError as error:
-                    if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    if find_status(error) is not None:
                         raise BlockingIOError from None
                     absent = candidate.segments if error.errno == errno.ENOENT else None
                 else:
@@ -361,7 +368,7 @@ class Files:
 
     def load(self) -> None:
         """Loads, in a thread, what looks without waiting."""
-        with self._use_root() as root:
+        with self.use_root() as root:
             if root is not None:
                 root.load_at_once()
 
@@ -384,7 +391,7 @@ class Files:
         It waits, so it belongs into a thread. What is `known` is not read again. Raises Refused.
         """
         candidate = Candidate((name,), Kind.FILE)
-        with self._use_root() as root:
+        with self.use_root() as root:
             if root is None:
                 return None
             try:
@@ -416,13 +423,17 @@ class Files:
         segments = candidate.segments
         if self.only_name is not None:
             return segments == (self.only_name,) and candidate.kind is Kind.FILE
+        return not self.hides(segments)
+
+    def hides(self, segments: tuple[bytes, ...]) -> bool:
+        """Whether that name does not exist for clients: it, or a folder above it, begins with a dot."""
         if self._shows_hidden:
-            return True
+            return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
             if name.startswith(b"."):
-                return False
-        return True
+                return True
+        return False
 
     # On the event loop, without waiting.
 
@@ -466,14 +477,14 @@ class Files:
     # In a thread.
 
     def _find_in_thread(self, candidates: Sequence[Candidate], codings: Sequence[str]) -> Found | None:
-        with self._use_root() as root:
+        with self.use_root() as root:
             if root is not None:
                 root.load_at_once()
             for candidate in candidates:
                 try:
                     found = self._look_for(candidate, root)
                 except OSError as error:
-                    status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                    status = find_status(error)
                     if status is not None:
                         raise Refused(status, candidate) from error
                 else:
@@ -502,7 +513,7 @@ class Files:
         """
         is_kept = False
         # Before its content is read: what changes after that has to have another time.
-        racy_ns = time.time_ns() - _RACY_NS
+        racy_ns = find_racy_ns()
         try:
             now = os.fstat(descriptor)
             if not stat.S_ISREG(now.st_mode):
@@ -517,18 +528,21 @@ class Files:
                 if len(data) == before.st_size and get_version(now) == get_version(before):
                     handle = OpenFile(self.disk, key, data=data)
                     variant = Variant(candidate.coding, len(data), now.st_mtime_ns, handle)
-                    return Found(candidate, variant, _lasting_version(now, racy_ns), root)
+                    return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
             handle = OpenFile(self.disk, key, descriptor=descriptor)
             is_kept = True
             variant = Variant(candidate.coding, now.st_size, now.st_mtime_ns, handle)
-            return Found(candidate, variant, _lasting_version(now, racy_ns), root)
+            return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
 
     @contextlib.contextmanager
-    def _use_root(self) -> Iterator[Root | None]:
-        """The root as it is now, open at least until the block ends; None when it is one single file."""
+    def use_root(self) -> Iterator[Root | None]:
+        """The root as it is now, open at least until the block ends; None when it is one single file.
+
+        It may wait for the disk. Raises Refused when the root is gone.
+        """
         if self._is_closed:
             raise Refused(503)
         if self.only_name is not None:
@@ -590,7 +604,7 @@ def _read_whole(descriptor: int, known: Version | None, max_bytes: int) -> Named
             return Named(None, known)
         data = read_at(descriptor, 0, min(before.st_size, max_bytes + 1))
         if get_version(os.fstat(descriptor)) == get_version(before):
-            return Named(data, _lasting_version(before, racy_ns))
+            return Named(data, find_lasting_version(before, racy_ns))
     return Named(data, None)
 
 
@@ -610,6 +624,11 @@ def get_version(status: os.stat_result) -> Version:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
+def find_racy_ns() -> int:
+    """Since when a change may be followed, from now on, by another one that has the same time."""
+    return time.time_ns() - _RACY_NS
+
+
+def find_lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
     """Its version; None when it has been changed since `racy_ns`, as others may follow that look the same."""
     return None if max(status.st_mtime_ns, status.st_ctime_ns) > racy_ns else get_version(status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
@@ -39,6 +39,9 @@ from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_
 from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
+
+if TYPE_CHECKING:  # loaded where folders can be had as downloads
+    from aioserve.content.archive import Archives, Download, FolderArchive
 
 T = TypeVar("T")
 
@@ -94,6 +97,19 @@ class _Make(NamedTuple):
 
     async def wait(self) -> Variant | None:
         return await self.forms.make(self.found, self.coding)
+
+
+class _Pack(NamedTuple):
+    archives: Archives
+    request: Request
+    target: Target
+    now_s: int
+
+    def at_once(self) -> Download | None:
+        raise BlockingIOError
+
+    async def wait(self) -> Download | None:
+        return await self.archives.answer(self.request, self.target, self.now_s)
 
 
 class Match(NamedTuple):
@@ -156,7 +172,7 @@ class Site:
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
     `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the root that
-    are never sent.
+    are never sent. With `archives`, folders can be had as downloads.
     """
 
     def __init__(
@@ -170,8 +186,10 @@ class Site:
         head_ranges: bool = False,
         rules: Rules | None = None,
         unsent: Sequence[bytes] = (),
+        archives: Archives | None = None,
     ) -> None:
         self.files = files
+        self._archives = archives
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
         self.rules = rules
@@ -204,6 +222,8 @@ class Site:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
         if self._depends_on_host(target):
+            return None
+        if self._archives is not None and self._archives.is_asked(target):
             return None
         return self.files.find_absent(self.find_route(request, target).candidates)
 
@@ -290,6 +310,12 @@ class Site:
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
+        if self._archives is not None and self._archives.is_asked(target):
+            download = yield _Pack(self._archives, request, target, response.now_s)
+            if download is not None:
+                response.archive, response.pieces = download.archive, download.pieces
+                return download.plan  # type: ignore[no-any-return]
+            response.is_settled = False
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
         route = response.route = self.find_route(request, target)
         candidates = route.candidates
@@ -435,6 +461,7 @@ class Response:
 
     __slots__ = (
         "_site",
+        "archive",
         "found",
         "is_settled",
         "made",
@@ -457,6 +484,7 @@ class Response:
         self.found: Found | None = None
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
+        self.archive: FolderArchive | None = None
         self.is_settled = True
         """Whether the same request gets the same answer again, as long as the files do not change."""
         self.match: Match | None = None
@@ -516,3 +544,5 @@ class Response:
             self.found.close()
         if self.made is not None:
             self.made.handle.close()
+        if self.archive is not None:
+            self.archive.close()

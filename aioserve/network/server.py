@@ -248,6 +248,11 @@ class Server:
             )
             if config.compress == "auto":
                 self._forms = Forms(self._files, self._disk)
+            archives = None
+            if config.archive:
+                from aioserve.content.archive import Archives
+
+                archives = Archives(self._files, self._disk)
             self._site = Site(
                 self._files,
                 index=config.index,
@@ -257,6 +262,7 @@ class Server:
                 head_ranges=config.data,
                 rules=self._rule_files.rules,
                 unsent=RULE_NAMES if config.rules else (),
+                archives=archives,
             )
             self._shortcuts = Shortcuts(
                 self._site,

@@ -31,6 +31,7 @@ REASONS = {
     406: "Not Acceptable",
     408: "Request Timeout",
     412: "Precondition Failed",
+    413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     417: "Expectation Failed",
