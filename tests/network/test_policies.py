@@ -204,6 +204,18 @@ class TestData:
 
         assert (answer.status, answer.fields["content-length"]) == (200, "6")
 
+    async def test_what_describes_an_array_of_zarr_is_served(self, serve: Serve, site_root: Path) -> None:
+        for name in (".zarray", ".zattrs", ".zgroup", ".zmetadata", ".zother", ".hidden"):
+            (site_root / "folder" / name).write_bytes(b"{}")
+        names = (".zarray", ".zattrs", ".zgroup", ".zmetadata", ".zother", ".hidden")
+        async with serve(data=True) as server:
+            found = [(await get(server.port, f"/folder/{name}")).status for name in names]
+        async with serve() as server:
+            hidden = {(await get(server.port, f"/folder/{name}")).status for name in names}
+
+        assert found == [200, 200, 200, 200, 404, 404]
+        assert hidden == {404}
+
     async def test_all_may_read_unless_a_list_is_given(self, serve: Serve) -> None:
         async with serve(data=True) as server:
             assert (await get(server.port, "/none")).fields["access-control-allow-origin"] == "*"
