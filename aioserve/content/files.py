@@ -143,8 +143,8 @@ class Files:
 
     `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist; those of
     `shown` do. Files of up to `small_bytes` are read when they are found, and `cache_bytes` of them are kept.
-    Lookups that have to wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds until the name of the
-    root is looked up again.
+    Lookups that have to wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds
+    until the name of the root is looked up again.
     Raises OSError when the root does not exist, cannot be read, or is neither a folder nor a regular file.
     """
 
