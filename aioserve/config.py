@@ -693,7 +693,7 @@ class Config(_Table, embeddable=True):
         _SWITCH,
         "--data",
         _CONTENT,
-        "Serve data to programs: --cors for all unless given, and 206 also for HEAD with Range.",
+        "Serve data to programs that read parts of it: --cors for all unless given, 206 for HEAD with Range.",
     )
     rules: bool = _option(
         True,

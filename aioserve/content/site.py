@@ -357,7 +357,7 @@ class Site:
                 return plan_redirect(location)
             if local.is_folder:
                 return plan_error(request, 404)
-        policy = self._find_policy(request, target, (*self._prefix, *found.candidate.segments))
+        policy = self._find_policy(request, target, (*self._prefix, *_name_plain(found.candidate)))
         response.depends_on_accept = found.candidate is route.fallback or (
             route.is_error(found.candidate) and self._routes.depends_on_accept(local)
         )
@@ -516,6 +516,14 @@ class Site:
         if request.method not in REGISTERED_METHODS:
             raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
         return plan_error(request, 405)
+
+
+def _name_plain(candidate: Candidate) -> tuple[bytes, ...]:
+    """The file that `candidate` holds, which may be missing where a sidecar of it is not."""
+    if candidate.coding is None:
+        return candidate.segments
+    *folder, name = candidate.segments
+    return (*folder, name.removesuffix(EXTENSIONS[candidate.coding]))
 
 
 class Response:
