@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Files, Found, Kind, Refused, make_sidecar
+from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Kind, Refused, make_sidecar
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
@@ -46,9 +46,6 @@ if TYPE_CHECKING:  # loaded where folders can be had as downloads
 T = TypeVar("T")
 
 _NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
-
-# Names of files that are compressed have no compressed forms beside them.
-_CODED_NAMES = tuple(EXTENSIONS.values())
 
 
 class Step(Protocol):
@@ -91,12 +88,13 @@ class _Make(NamedTuple):
     forms: Forms
     found: Found
     coding: str
+    is_needed: bool
 
     def at_once(self) -> Variant | None:
         raise BlockingIOError
 
     async def wait(self) -> Variant | None:
-        return await self.forms.make(self.found, self.coding)
+        return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
 class _Pack(NamedTuple):
@@ -294,7 +292,7 @@ class Site:
         """Sidecars of what is not there itself."""
         if not self._has_sidecars:
             return []
-        plain = [name for name in names if not name.segments[-1].endswith(_CODED_NAMES)]
+        plain = [name for name in names if not name.segments[-1].endswith(CODED_NAMES)]
         return [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
 
     def tell(self, response: Response) -> Story[Plan]:
@@ -339,11 +337,15 @@ class Site:
             form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
+        is_error = route.is_error(found.candidate)
         if form is None:
-            return plan_error(request, 406)
+            # Whether a page can be shown changes nothing about what was not found.
+            return plan_error(request, 404 if is_error else 406, varies=True)
         response.pieces = form.pieces
-        if route.is_error(found.candidate):
-            return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        if is_error:
+            return plan_error_page(
+                request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
+            )
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
@@ -361,7 +363,7 @@ class Site:
         # RFC 9111 §5.2.2.6: who asks others to leave the content as it is, means it.
         may_be_made = self._forms is not None and "no-transform" not in (policy.cache_control or "").lower()
         shrinks = may_be_made and is_compressible(content_type)
-        varies = shrinks or (self._has_sidecars and not name.endswith(_CODED_NAMES))
+        varies = shrinks or (self._has_sidecars and not name.endswith(CODED_NAMES))
         variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
         is_acceptable = True
         try:
@@ -371,17 +373,26 @@ class Site:
         except NotAcceptable:
             coding, is_acceptable = None, False
         variant, chosen = variants[coding]
-        form = _Form(variant, content_type, varies, chosen.kept, found.kept if coding else None)
+        if coding is None:
+            form = _Form(variant, content_type, varies, found.kept)
+        else:
+            # It is sent as long as the file is as it was, so both have to be kept, or none is.
+            form = _Form(variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if coding is None and shrinks:
-            made = yield from self._make_form(response, form, found, list_wanted(codings))
+            made = yield from self._make_form(
+                response, form, found, list_wanted(codings), is_needed=not is_acceptable
+            )
             if made is not None:
                 return made
         return form if is_acceptable else None
 
     def _make_form(
-        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str]
+        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str], *, is_needed: bool
     ) -> Story[_Form | None]:
-        """A form of a file that is made here; None when there is none, or not yet."""
+        """A form of a file that is made here; None when there is none, or not yet.
+
+        It `is_needed` when the client takes nothing else.
+        """
         forms = self._forms
         assert forms is not None
         size_bytes = plain.variant.size_bytes
@@ -393,7 +404,11 @@ class Site:
             return None
         if size_bytes > MAX_BYTES:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
-            if "range" in response.request.fields.values or response.is_error(found):
+            if response.is_error(found):
+                return None
+            if "range" in response.request.fields.values and not is_needed:
+                # Without a range, the same line is answered in another way.
+                response.is_settled = False
                 return None
             pieces = forms.compress(plain.variant, coding)
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
@@ -401,7 +416,7 @@ class Site:
             return None
         kept = forms.find(found, coding)
         if kept is None:
-            variant = yield _Make(forms, found, coding)
+            variant = yield _Make(forms, found, coding, is_needed)
             if variant is None:
                 response.is_settled = not forms.may_make(found, coding)
                 return None
