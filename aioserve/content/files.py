@@ -134,6 +134,9 @@ def find_status(error: OSError) -> int | None:
     return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
 
+# What is compressed itself has no compressed forms beside it.
+CODED_NAMES = tuple(EXTENSIONS.values())
+
 # Sidecars that are remembered as told of: once is enough, and a site may have any number of them.
 _MAX_OUTDATED = 1000
 
@@ -292,6 +295,8 @@ class Files:
     ) -> Found:
         """`found` with those of its sidecars that exist and are not older than it."""
         if found.variant is None or found.candidate.coding is not None or self.only_name is not None:
+            return found
+        if found.candidate.segments[-1].endswith(CODED_NAMES):
             return found
         sidecars: list[Found] = []
         try:

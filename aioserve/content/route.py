@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Kind, make_sidecar
+from aioserve.content.files import CODED_NAMES, Candidate, Kind, make_sidecar
 from aioserve.protocol.message import Request
 from aioserve.protocol.negotiation import prefers_html
 from aioserve.protocol.rules import Redirect, Rewrite
 from aioserve.protocol.target import Target, format_neighbour_location
-
-# Names of files that are compressed have no compressed forms beside them.
-CODED_NAMES = tuple(EXTENSIONS.values())
 
 _PAGE_EXTENSION = b".html"
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Files, Found, Refused
+from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
-from aioserve.content.route import CODED_NAMES, NOWHERE, Route, Routes
+from aioserve.content.route import NOWHERE, Route, Routes
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -124,12 +124,13 @@ class _Make(NamedTuple):
     forms: Forms
     found: Found
     coding: str
+    is_needed: bool
 
     def at_once(self) -> Variant | None:
         raise BlockingIOError
 
     async def wait(self) -> Variant | None:
-        return await self.forms.make(self.found, self.coding)
+        return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
 class _Pack(NamedTuple):
@@ -367,11 +368,15 @@ class Site:
             form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
+        is_error = route.is_error(found.candidate)
         if form is None:
-            return plan_error(request, 406)
+            # Whether a page can be shown changes nothing about what was not found.
+            return plan_error(request, 404 if is_error else 406, varies=True)
         response.pieces = form.pieces
-        if route.is_error(found.candidate):
-            return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        if is_error:
+            return plan_error_page(
+                request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
+            )
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         if response.depends_on_accept:
@@ -436,17 +441,26 @@ class Site:
         except NotAcceptable:
             coding, is_acceptable = None, False
         variant, chosen = variants[coding]
-        form = _Form(variant, content_type, varies, chosen.kept, found.kept if coding else None)
+        if coding is None:
+            form = _Form(variant, content_type, varies, found.kept)
+        else:
+            # It is sent as long as the file is as it was, so both have to be kept, or none is.
+            form = _Form(variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if coding is None and shrinks:
-            made = yield from self._make_form(response, form, found, list_wanted(codings))
+            made = yield from self._make_form(
+                response, form, found, list_wanted(codings), is_needed=not is_acceptable
+            )
             if made is not None:
                 return made
         return form if is_acceptable else None
 
     def _make_form(
-        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str]
+        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str], *, is_needed: bool
     ) -> Story[_Form | None]:
-        """A form of a file that is made here; None when there is none, or not yet."""
+        """A form of a file that is made here; None when there is none, or not yet.
+
+        It `is_needed` when the client takes nothing else.
+        """
         forms = self._forms
         assert forms is not None
         size_bytes = plain.variant.size_bytes
@@ -458,7 +472,11 @@ class Site:
             return None
         if size_bytes > MAX_BYTES:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
-            if "range" in response.request.fields.values or response.is_error(found):
+            if response.is_error(found):
+                return None
+            if "range" in response.request.fields.values and not is_needed:
+                # Without a range, the same line is answered in another way.
+                response.is_settled = False
                 return None
             pieces = forms.compress(plain.variant, coding)
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
@@ -466,7 +484,7 @@ class Site:
             return None
         kept = forms.find(found, coding)
         if kept is None:
-            variant = yield _Make(forms, found, coding)
+            variant = yield _Make(forms, found, coding, is_needed)
             if variant is None:
                 response.is_settled = not forms.may_make(found, coding)
                 return None
