@@ -178,7 +178,7 @@
   // as much as the rest of its row.
   const icon = document.querySelector("#preview-close svg");
   const addButton = (row) => {
-    if (!row || row.cells[0].classList.contains("shown") || !linkOf(row).dataset.preview) return;
+    if (!row || row.cells[0].children.length > 1 || !linkOf(row).dataset.preview) return;
     const button = document.createElement("button");
     const eye = icon.cloneNode(true);
     button.type = "button";
@@ -186,7 +186,6 @@
     eye.firstElementChild.setAttribute("href", "#i-eye");
     button.append(eye);
     row.cells[0].append(button);
-    row.cells[0].classList.add("shown");
   };
   if (matchMedia("(hover: none)").matches) rows.forEach(addButton);
   for (const kind of ["pointerover", "focusin"]) {
