@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from threading import RLock
@@ -134,6 +134,9 @@ def find_status(error: OSError) -> int | None:
     return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
 
+# What is compressed itself has no compressed forms beside it.
+CODED_NAMES = tuple(EXTENSIONS.values())
+
 # Sidecars that are remembered as told of: once is enough, and a site may have any number of them.
 _MAX_OUTDATED = 1000
 
@@ -141,10 +144,10 @@ _MAX_OUTDATED = 1000
 class Files:
     """The files below `root`, or the one file that `root` is.
 
-    `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist. Files of up
-    to `small_bytes` are read when they are found, and `cache_bytes` of them are kept. Lookups that have to
-    wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds until the name of the
-    root is looked up again.
+    `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist; those of
+    `shown` do. Files of up to `small_bytes` are read when they are found, and `cache_bytes` of them are kept.
+    Lookups that have to wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds
+    until the name of the root is looked up again.
     Raises OSError when the root does not exist, cannot be read, or is neither a folder nor a regular file.
     """
 
@@ -154,6 +157,7 @@ class Files:
         *,
         symlinks: Symlinks = Symlinks.INSIDE,
         hidden: bool = False,
+        shown: Collection[bytes] = (),
         disk: Disk,
         small_bytes: int = 128 * 1024,
         cache_bytes: int = 0,
@@ -166,6 +170,7 @@ class Files:
         self._symlinks = symlinks
         self._way = way
         self._shows_hidden = hidden
+        self._shown = frozenset(shown)
         self.disk = disk
         self._small_bytes = small_bytes
         self._clock = clock
@@ -290,6 +295,8 @@ class Files:
     ) -> Found:
         """`found` with those of its sidecars that exist and are not older than it."""
         if found.variant is None or found.candidate.coding is not None or self.only_name is not None:
+            return found
+        if found.candidate.segments[-1].endswith(CODED_NAMES):
             return found
         sidecars: list[Found] = []
         try:
@@ -449,7 +456,7 @@ class Files:
             return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
-            if name.startswith(b"."):
+            if name.startswith(b".") and name not in self._shown:
                 return True
         return False
 

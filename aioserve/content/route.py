@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Kind, make_sidecar
+from aioserve.content.files import CODED_NAMES, Candidate, Kind, make_sidecar
 from aioserve.protocol.message import Request
 from aioserve.protocol.negotiation import prefers_html
 from aioserve.protocol.rules import Redirect, Rewrite
 from aioserve.protocol.target import Target, format_neighbour_location
-
-# Names of files that are compressed have no compressed forms beside them.
-CODED_NAMES = tuple(EXTENSIONS.values())
 
 _PAGE_EXTENSION = b".html"
 
@@ -103,6 +100,10 @@ class Routes:
         """Whether another Accept could lead to another file."""
         return self._spa is not None and _may_be_page(target)
 
+    def is_unsent(self, segments: tuple[bytes, ...]) -> bool:
+        """Whether that name does not exist, whatever is there."""
+        return segments in self._unsent
+
     def find(self, request: Request, target: Target, rule: Redirect | Rewrite | None = None) -> Route:
         """Where `target` is looked for, which `rule` says something of."""
         own = [] if rule is not None and rule.is_forced else self._list_own(target)
@@ -138,7 +139,7 @@ class Routes:
         if self._only_name is not None:
             is_named = target.segments == (self._only_name,) and not target.is_folder
             return [Candidate((self._only_name,), Kind.FILE)] if is_named or not target.segments else []
-        if target.segments in self._unsent:
+        if self.is_unsent(target.segments):
             return []
         if target.is_folder:
             names = self._list_index(target.segments)
@@ -165,7 +166,7 @@ class Routes:
         """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""
         if self._only_name is not None:
             return self._list_own(target)
-        if target.segments in self._unsent:
+        if self.is_unsent(target.segments):
             return []
         names = self._list_index(target.segments)
         if not target.is_folder:

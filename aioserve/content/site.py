@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Files, Found, Refused
+from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
-from aioserve.content.route import CODED_NAMES, NOWHERE, Route, Routes
+from aioserve.content.route import NOWHERE, Route, Routes
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -42,7 +43,7 @@ from aioserve.protocol.target import Target, format_folder_location, parse_targe
 from aioserve.protocol.variant import Variant
 
 if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
-    from aioserve.content.archive import Archives, Download, FolderArchive
+    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
     from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
@@ -123,12 +124,13 @@ class _Make(NamedTuple):
     forms: Forms
     found: Found
     coding: str
+    is_needed: bool
 
     def at_once(self) -> Variant | None:
         raise BlockingIOError
 
     async def wait(self) -> Variant | None:
-        return await self.forms.make(self.found, self.coding)
+        return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
 class _Pack(NamedTuple):
@@ -136,12 +138,13 @@ class _Pack(NamedTuple):
     request: Request
     target: Target
     now_s: int
+    leaves_out: LeavesOut
 
     def at_once(self) -> Download | None:
         raise BlockingIOError
 
     async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s)
+        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
 
 
 class _List(NamedTuple):
@@ -321,14 +324,16 @@ class Site:
         if not local.segments and not local.is_folder:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
-        if self._archives is not None and self._archives.is_asked(local):
-            download = yield _Pack(self._archives, request, local, response.now_s)
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        route = response.route = self.find_route(request, local)
+        is_forced = route.rule is not None and route.rule.is_forced
+        if self._archives is not None and self._archives.is_asked(local) and not is_forced:
+            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
-        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, local)
         wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
             found = yield _Find(self.files, route.candidates, wanted)
@@ -353,7 +358,7 @@ class Site:
                 return plan_redirect(location)
             if local.is_folder:
                 return plan_error(request, 404)
-        policy = self._find_policy(request, target, (*self._prefix, *found.candidate.segments))
+        policy = self._find_policy(request, target, (*self._prefix, *_name_plain(found.candidate)))
         response.depends_on_accept = found.candidate is route.fallback or (
             route.is_error(found.candidate) and self._routes.depends_on_accept(local)
         )
@@ -363,11 +368,15 @@ class Site:
             form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
+        is_error = route.is_error(found.candidate)
         if form is None:
-            return plan_error(request, 406)
+            # Whether a page can be shown changes nothing about what was not found.
+            return plan_error(request, 404 if is_error else 406, varies=True)
         response.pieces = form.pieces
-        if route.is_error(found.candidate):
-            return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        if is_error:
+            return plan_error_page(
+                request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
+            )
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         if response.depends_on_accept:
@@ -395,6 +404,12 @@ class Site:
             return plan_error(response.request, 404)
         response.listing = listing
         return listing.plan  # type: ignore[no-any-return]
+
+    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+        """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
+        if self._routes.is_unsent(segments):
+            return True
+        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -426,17 +441,26 @@ class Site:
         except NotAcceptable:
             coding, is_acceptable = None, False
         variant, chosen = variants[coding]
-        form = _Form(variant, content_type, varies, chosen.kept, found.kept if coding else None)
+        if coding is None:
+            form = _Form(variant, content_type, varies, found.kept)
+        else:
+            # It is sent as long as the file is as it was, so both have to be kept, or none is.
+            form = _Form(variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if coding is None and shrinks:
-            made = yield from self._make_form(response, form, found, list_wanted(codings))
+            made = yield from self._make_form(
+                response, form, found, list_wanted(codings), is_needed=not is_acceptable
+            )
             if made is not None:
                 return made
         return form if is_acceptable else None
 
     def _make_form(
-        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str]
+        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str], *, is_needed: bool
     ) -> Story[_Form | None]:
-        """A form of a file that is made here; None when there is none, or not yet."""
+        """A form of a file that is made here; None when there is none, or not yet.
+
+        It `is_needed` when the client takes nothing else.
+        """
         forms = self._forms
         assert forms is not None
         size_bytes = plain.variant.size_bytes
@@ -448,7 +472,11 @@ class Site:
             return None
         if size_bytes > MAX_BYTES:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
-            if "range" in response.request.fields.values or response.is_error(found):
+            if response.is_error(found):
+                return None
+            if "range" in response.request.fields.values and not is_needed:
+                # Without a range, the same line is answered in another way.
+                response.is_settled = False
                 return None
             pieces = forms.compress(plain.variant, coding)
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
@@ -456,7 +484,7 @@ class Site:
             return None
         kept = forms.find(found, coding)
         if kept is None:
-            variant = yield _Make(forms, found, coding)
+            variant = yield _Make(forms, found, coding, is_needed)
             if variant is None:
                 response.is_settled = not forms.may_make(found, coding)
                 return None
@@ -506,6 +534,14 @@ class Site:
         if request.method not in REGISTERED_METHODS:
             raise BadRequest(501, "an unknown method: what it means for the connection is unknown too")
         return plan_error(request, 405)
+
+
+def _name_plain(candidate: Candidate) -> tuple[bytes, ...]:
+    """The file that `candidate` holds, which may be missing where a sidecar of it is not."""
+    if candidate.coding is None:
+        return candidate.segments
+    *folder, name = candidate.segments
+    return (*folder, name.removesuffix(EXTENSIONS[candidate.coding]))
 
 
 class Response:

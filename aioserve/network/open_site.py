@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from aioserve.protocol.policy import Policies
 
 
+# What describes an array or a group of Zarr version 2, and a whole store of them. Version 3 hides nothing.
+_ZARR_NAMES = (b".zarray", b".zattrs", b".zgroup", b".zmetadata")
+
+
 class OpenSite:
     """The root and what is mounted in it, open until `close`.
 
@@ -56,6 +60,7 @@ class OpenSite:
             path,
             symlinks=Symlinks(config.symlinks),
             hidden=config.hidden,
+            shown=_ZARR_NAMES if config.data else (),
             disk=self._disk,
             # One budget, in equal parts.
             cache_bytes=config.cache_bytes // (1 + len(config.mounts)),
