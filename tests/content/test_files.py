@@ -1090,8 +1090,6 @@ class TestFilesThatAreTooNew:
         assert find_kept(files, "page") is None
 
 
-@needs_at_once
-@pytest.mark.usefixtures("keeping_new_files")
 def _make_forms(root: Path, *, size_bytes: int, older: Sequence[str] = ()) -> None:
     """A file and its forms, all of the same time but the older ones."""
     for name in ("a", "a.br", "a.zst", "a.gz"):
@@ -1212,6 +1210,8 @@ class TestSidecars:
                 found.close()
 
 
+@needs_at_once
+@pytest.mark.usefixtures("keeping_new_files")
 class TestThoseWhoAskAtTheSameTime:
     @pytest.fixture
     def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
