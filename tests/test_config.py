@@ -114,6 +114,34 @@ def test_the_page_of_options_is_made_from_the_table() -> None:
         pytest.param("index", "a.html,b.html", ("a.html", "b.html"), id="commas separate index names"),
         pytest.param("index", ("a,b.html",), ("a,b.html",), id="an index name of a list can hold a comma"),
         pytest.param("index", "", (), id="no index name at all"),
+        pytest.param(
+            "header", "A: 1, 2\nB: 3", ("A: 1, 2", "B: 3"), id="lines separate fields, which may hold commas"
+        ),
+        pytest.param("header", ["A: 1", "A: 2"], ("A: 1", "A: 2"), id="a field may be there twice"),
+        pytest.param("header", "", (), id="no field at all"),
+        pytest.param(
+            "cache_control",
+            "*.js: public, max-age=3\n/**: no-store",
+            ("*.js: public, max-age=3", "/**: no-store"),
+            id="lines separate globs, whose values may hold commas",
+        ),
+        pytest.param(
+            "cache_control",
+            ('*: private="a, b"',),
+            ('*: private="a, b"',),
+            id="a directive can have a quoted value",
+        ),
+        pytest.param("cors", True, ("*",), id="origins can be a switch that is on"),
+        pytest.param("cors", "on", ("*",), id="origins can be the word on"),
+        pytest.param("cors", False, (), id="origins can be a switch that is off"),
+        pytest.param("cors", "", (), id="no origin at all"),
+        pytest.param(
+            "cors",
+            "https://App.example/,null",
+            ("https://app.example", "null"),
+            id="origins are read as browsers send them",
+        ),
+        pytest.param("cors", ["http://a:80"], ("http://a",), id="an origin has no port of its scheme"),
         pytest.param("hidden", True, True, id="a switch is a bool"),
         pytest.param("hidden", "on", True, id="a switch can be on"),
         pytest.param("hidden", "YES", True, id="a switch can be YES"),
@@ -150,6 +178,24 @@ def test_a_value_can_be_written(option: str, value: object, expected: object) ->
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
+        pytest.param("header", "A", "a name, a colon and a value", id="a field has a colon"),
+        pytest.param("header", "A:", "a name, a colon and a value", id="a field has a value"),
+        pytest.param("header", "A b: c", "the name of a header field", id="a name is a token"),
+        pytest.param("header", ["A: b\r\nC: d"], "ASCII characters", id="a field is one line"),
+        pytest.param("header", "A: \u00fc", "ASCII characters", id="a field is ASCII"),
+        pytest.param("header", "Content-Length: 1", "where the answer ends", id="the length is the server's"),
+        pytest.param("header", "content-type: x", "other than Content-Type", id="the type is each file's"),
+        pytest.param("header", "Transfer-Encoding: x", "where the answer ends", id="and so is the framing"),
+        pytest.param("header", 3, "fields such as", id="a number is no field"),
+        pytest.param("cache_control", "max-age=3", "a glob, a colon", id="a value needs a glob"),
+        pytest.param(
+            "cache_control", "*.js: a b", "a glob, a colon", id="directives are separated by commas"
+        ),
+        pytest.param("cache_control", "*.js: ", "a glob, a colon", id="a glob needs a value"),
+        pytest.param("cache_control", "{a: no-cache", "braces are closed", id="braces are closed"),
+        pytest.param("cors", "app.example", "origins such as", id="an origin has a scheme"),
+        pytest.param("cors", "https://a/b", "origins such as", id="an origin has no path"),
+        pytest.param("cors", "https://*.example", "origins such as", id="an origin has no wildcard"),
         pytest.param("port", True, "a whole number from 0 to 65535", id="True is no port"),
         pytest.param("port", 65536, "a whole number from 0 to 65535", id="a port has 16 bits"),
         pytest.param("port", -1, "a whole number from 0 to 65535", id="a port is not negative"),
@@ -349,7 +395,8 @@ class TestPrecedence:
             if option.kind.is_table:
                 assert value
             else:
-                assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
+                is_path = bool(text) and option.name in ("browse_template", "directory")
+                assert value == (str(tmp_path / written) if is_path else wanted)
 
 
 class TestConsole:

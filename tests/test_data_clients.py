@@ -128,6 +128,16 @@ def test_zarr_reads_the_chunks_that_it_needs(server: RunningServer) -> None:
     assert sorted(chunks) == ["/field.zarr/c/1/1", "/field.zarr/c/1/2"]
 
 
+def test_zarr_reads_what_version_2_has_written(server: RunningServer, root: Path) -> None:
+    old = zarr.create_array(root / "old.zarr", shape=(6,), chunks=(3,), dtype="i4", zarr_format=2)
+    old[:] = np.arange(6, dtype="i4")
+
+    field = zarr.open_array(f"{server.url}old.zarr", mode="r")
+
+    assert isinstance(field, zarr.Array)
+    assert np.array_equal(field[:], np.arange(6))
+
+
 def test_zarr_takes_a_chunk_that_is_missing_for_the_fill_value(server: RunningServer) -> None:
     field = zarr.open_array(f"{server.url}field.zarr", mode="r")
     assert isinstance(field, zarr.Array)
