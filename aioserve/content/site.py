@@ -169,13 +169,13 @@ class Match(NamedTuple):
 
     kept: Kept
     base: Kept | None
+    before: Absent | None
+    """What must not be there, as it would be the answer."""
+    files: Files
     coding: str | None
     content_type: str
     varies: bool
     policy: Policy
-    files: Files
-    before: Absent | None
-    """What must not be there, as it would be the answer."""
 
 
 class _Form(NamedTuple):
@@ -406,12 +406,12 @@ class Site:
             response.match = Match(
                 form.kept,
                 form.base,
+                self.files.find_absent(before) if before else None,
+                self.files,
                 form.variant.coding,
                 form.content_type,
                 form.varies,
                 policy,
-                self.files,
-                self.files.find_absent(before) if before else None,
             )
         return self._plan_file(request, form, response.now_s)
 
