@@ -112,12 +112,13 @@ class Routes:
         if self._has_clean_urls and own:
             moved = self._list_moved(own, target)
         candidates = [*own, *(one for one, _ in moved if one not in own), *rewritten]
-        fallback = None
-        if self.depends_on_accept(target) and prefers_html(request.fields.get("accept")):
-            fallback = Candidate(self._spa or (), Kind.FILE)
-            candidates.append(fallback)
-        # What a redirect is for is not missing.
-        page = None if isinstance(rule, Redirect) else self.find_page(404)
+        fallback = page = None
+        # What a redirect is for is not missing: neither page stands for it.
+        if not isinstance(rule, Redirect):
+            if self.depends_on_accept(target) and prefers_html(request.fields.get("accept")):
+                fallback = Candidate(self._spa or (), Kind.FILE)
+                candidates.append(fallback)
+            page = self.find_page(404)
         if page is not None:
             candidates.append(page)
         return Route(candidates, rule, tuple(rewritten), tuple(moved), fallback, page)
