@@ -626,7 +626,7 @@ class TestSidecars:
         write(public_root, OF_CSS)
         (public_root / "a.css.br").chmod(0)
         files = open_files(public_root)
-        site = Site(files, index=(), precompressed=True)
+        site = Site(files, routes=Routes(index=()), precompressed=True)
         await ask(site, "/a.css")
         with without_privileges():
             answer = await ask(site, "/a.css", accept_encoding="br, gzip")
