@@ -159,15 +159,17 @@ class Listing:
 
     async def close(self) -> None:
         """Lets everything go, however far it has come."""
-        if self._pieces is not None:
-            await self._pieces.aclose()
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.wait([self._making])
-            if not self._making.cancelled():
-                # Looked at, so that nobody reports it as unseen: it has been answered, or nobody waits.
-                self._making.exception()
-        self._folder.close()
+        try:
+            if self._pieces is not None:
+                await self._pieces.aclose()
+            if self._making is not None:
+                self._making.cancel()
+                await asyncio.wait([self._making])
+                if not self._making.cancelled():
+                    # Looked at, so that nobody reports it as unseen: it has been answered, or nobody waits.
+                    self._making.exception()
+        finally:
+            self._folder.close()
 
     def _make_body(self, making: asyncio.Task[tuple[Listed, str]], view: View) -> Body:
         self._pieces = self._render(making, view)
