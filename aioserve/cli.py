@@ -306,6 +306,13 @@ def _run(root: str, settings: Settings) -> int:
     from aioserve.network.descriptors import raise_descriptor_limit
 
     raise_descriptor_limit()
+    if settings.config.browse and settings.config.browse_template:
+        from aioserve.network.open_site import load_renderer
+
+        try:
+            load_renderer(settings.config)
+        except ConfigError as error:
+            console.fail(2, str(error))
     console.log_set_up(settings, make_loop.__module__)
     try:
         if count > 1:

@@ -248,9 +248,9 @@ def _read_mount(item: object, index: int) -> tuple[str, str]:
     if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
         path, folder = item
         names = path.strip("/").split("/")
-        if path.startswith("/") and folder and not any(name in ("", ".", "..") for name in names):
-            if "\0" not in path + folder and "\n" not in folder:
-                return "/" + "/".join(names), folder
+        is_path = path.startswith("/") and not any(name in ("", ".", "..") for name in names)
+        if is_path and folder and not set("\0\n") & set(path + folder):
+            return "/" + "/".join(names), folder
     raise _WrongPart(f"[{index}]", item, "a path and a folder, such as /docs=../site")
 
 
@@ -632,6 +632,22 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
+    )
+    browse: bool = _option(
+        False,
+        _SWITCH,
+        "--browse",
+        _CONTENT,
+        "Show a folder without an index as a list: a page, JSON or text.",
+        "Caddy: --browse, off; http.server, miniserve and serve list by default",
+    )
+    browse_template: str | None = _option(
+        None,
+        _PATH,
+        "--browse-template",
+        _CONTENT,
+        "Make the page of --browse from this Jinja2 template.",
+        "Caddy: browse TEMPLATE",
     )
     cache_control: tuple[str, ...] = _option(
         (),

@@ -395,7 +395,8 @@ class TestPrecedence:
             if option.kind.is_table:
                 assert value
             else:
-                assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
+                is_path = bool(text) and option.name in ("browse_template", "directory")
+                assert value == (str(tmp_path / written) if is_path else wanted)
 
 
 class TestConsole:

@@ -28,6 +28,7 @@ from aioserve.content.cache import Absent, Cache, Kept, Version, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
+from aioserve.content.folder import Folder
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
 
@@ -118,7 +119,6 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
-
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
@@ -133,6 +133,9 @@ def find_status(error: OSError) -> int | None:
     """What an error of the system means to a client; None when nothing of that name can be served."""
     return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
+
+# What is compressed itself has no compressed forms beside it.
+CODED_NAMES = tuple(EXTENSIONS.values())
 
 # Sidecars that are remembered as told of: once is enough, and a site may have any number of them.
 _MAX_OUTDATED = 1000
@@ -261,6 +264,24 @@ class Files:
                         return self._add_sidecars(found, codings, self._find_one_at_once)
         return None
 
+    async def open_folder(self, segments: tuple[bytes, ...]) -> Folder | None:
+        """The folder of that name, to be listed; None when there is none. The caller closes it.
+
+        Raises Refused as `find` does.
+        """
+        candidate = Candidate(segments, Kind.FOLDER)
+        if not self._may_exist(candidate):
+            return None
+        try:
+            return await self.disk.run(
+                segments,
+                partial(self._open_folder_in_thread, candidate),
+                queue_s=self.disk.queue_s,
+                discard=_close_folder,
+            )
+        except Busy as busy:
+            raise Refused(503) from busy
+
     def _find_one_at_once(self, candidate: Candidate) -> Found | None:
         kept = self.cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
         if kept is not None and self.is_current(kept):
@@ -274,6 +295,8 @@ class Files:
     ) -> Found:
         """`found` with those of its sidecars that exist and are not older than it."""
         if found.variant is None or found.candidate.coding is not None or self.only_name is not None:
+            return found
+        if found.candidate.segments[-1].endswith(CODED_NAMES):
             return found
         sidecars: list[Found] = []
         try:
@@ -494,6 +517,25 @@ class Files:
                         return self._add_sidecars(found, codings, lambda one: self._look_for(one, root))
         return None
 
+    def _open_folder_in_thread(self, candidate: Candidate) -> Folder | None:
+        with self.use_root() as root:
+            if root is None:
+                return None
+            try:
+                opened = root.open_listed(candidate.segments)
+            except OSError as error:
+                status = find_status(error)
+                if status is not None:
+                    raise Refused(status, candidate) from error
+                return None
+            with self._lock:
+                root.users += 1
+            return Folder(opened, self.disk, candidate.segments, partial(self._drop_root, root))
+
+    def _drop_root(self, root: Root) -> None:
+        with self._lock:
+            root.drop()
+
     def _look_for(self, candidate: Candidate, root: Root | None) -> Found | None:
         if candidate.kind is Kind.FOLDER and root is not None:
             return Found(candidate, None) if root.has_folder(candidate.segments) else None
@@ -558,8 +600,7 @@ class Files:
         try:
             yield root
         finally:
-            with self._lock:
-                root.drop()
+            self._drop_root(root)
 
     def _take_root(self) -> Root:
         with self._lock:
@@ -619,6 +660,11 @@ def make_sidecar(candidate: Candidate, coding: str) -> Candidate:
 def _close_found(found: Found | None) -> None:
     if found is not None:
         found.close()
+
+
+def _close_folder(folder: Folder | None) -> None:
+    if folder is not None:
+        folder.close()
 
 
 def get_version(status: os.stat_result) -> Version:

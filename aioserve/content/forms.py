@@ -29,6 +29,10 @@ _WORTH = 0.95
 # Seconds for which the first client waits; until then it is hardly noticed.
 _WAIT_S = 0.05
 
+# What is being compressed at once, as it was before: of a large site, everything may be asked for at the same
+# time. Who comes when there is no room gets the file as it is.
+_MAX_HELD_BYTES = 4 * MAX_BYTES
+
 # Files that are remembered as not worth it.
 _MAX_WORTHLESS = 4096
 
@@ -46,6 +50,7 @@ class Forms:
         self._disk = disk
         self._codings: tuple[str, ...] | None = None
         self._making: dict[Hashable, asyncio.Task[Variant | None]] = {}
+        self._held_bytes = 0
         self._worthless: dict[Hashable, Version | None] = {}
 
     async def load(self) -> None:
@@ -84,22 +89,32 @@ class Forms:
         self._files.cache.touch(kept)
         return kept
 
-    async def make(self, found: Found, coding: str) -> Variant | None:
+    async def make(self, found: Found, coding: str, *, is_needed: bool = False) -> Variant | None:
         """The form, with a handle to be closed; None when it is not worth it, or takes too long for now.
 
-        What takes long goes on, and is kept for those who ask later. Several who ask share one.
+        What takes long goes on, and is kept for those who ask later. Several who ask share one. What
+        `is_needed`, as the client takes nothing else, is waited for.
         """
         variant = found.variant
         assert variant is not None
-        key = found.candidate.segments, coding, variant.mtime_ns, variant.size_bytes
+        # Without a version, only its content tells it from what comes next.
+        state = variant.handle.data if found.version is None else found.version
+        key = found.candidate.segments, coding, state
         task = self._making.get(key)
         if task is None:
+            if self._held_bytes + variant.size_bytes > _MAX_HELD_BYTES:
+                return None
             task = asyncio.get_running_loop().create_task(self._make(found, variant, coding))
             self._making[key] = task
-            task.add_done_callback(lambda _: self._making.pop(key))
-        await asyncio.wait([task], timeout=_WAIT_S)
+            self._held_bytes += variant.size_bytes
+            task.add_done_callback(lambda _: self._forget(key, variant.size_bytes))
+        await asyncio.wait([task], timeout=None if is_needed else _WAIT_S)
         form = task.result() if task.done() and not task.cancelled() else None
         return None if form is None else share(form)
+
+    def _forget(self, key: Hashable, size_bytes: int) -> None:
+        del self._making[key]
+        self._held_bytes -= size_bytes
 
     async def _make(self, found: Found, variant: Variant, coding: str) -> Variant | None:
         handle = variant.handle.share()

@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Kind, make_sidecar
+from aioserve.content.files import CODED_NAMES, Candidate, Kind, make_sidecar
 from aioserve.protocol.message import Request
 from aioserve.protocol.negotiation import prefers_html
 from aioserve.protocol.rules import Redirect, Rewrite
 from aioserve.protocol.target import Target, format_neighbour_location
-
-# Names of files that are compressed have no compressed forms beside them.
-CODED_NAMES = tuple(EXTENSIONS.values())
 
 _PAGE_EXTENSION = b".html"
 
@@ -69,7 +66,8 @@ class Routes:
     With `only_name`, the root is one file. `sidecars` tells whether compressed forms may stand for what is
     not there itself. Names in the root that are `unsent` do not exist. With `clean_urls`, pages are found
     without their extension; `spa` is the file that stands for every page that does not exist. `pages` are
-    the files that are sent with an error, by status.
+    the files that are sent with an error, by status. Folders without an index are found where they are
+    `listed`.
     """
 
     def __init__(
@@ -82,11 +80,13 @@ class Routes:
         clean_urls: bool = False,
         spa: str | None = None,
         pages: Mapping[int, str] | None = None,
+        listed: bool = False,
     ) -> None:
         self._only_name = only_name
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = sidecars and only_name is None
         self._unsent = frozenset((name,) for name in unsent)
+        self._is_listed = listed
         self._has_clean_urls = clean_urls and only_name is None
         self._spa = None if spa is None or only_name is not None else _split(spa)
         self._pages = {**_PAGES, **{status: _split(page) for status, page in (pages or {}).items()}}
@@ -99,6 +99,10 @@ class Routes:
     def depends_on_accept(self, target: Target) -> bool:
         """Whether another Accept could lead to another file."""
         return self._spa is not None and _may_be_page(target)
+
+    def is_unsent(self, segments: tuple[bytes, ...]) -> bool:
+        """Whether that name does not exist, whatever is there."""
+        return segments in self._unsent
 
     def find(self, request: Request, target: Target, rule: Redirect | Rewrite | None = None) -> Route:
         """Where `target` is looked for, which `rule` says something of."""
@@ -135,11 +139,12 @@ class Routes:
         if self._only_name is not None:
             is_named = target.segments == (self._only_name,) and not target.is_folder
             return [Candidate((self._only_name,), Kind.FILE)] if is_named or not target.segments else []
-        if target.segments in self._unsent:
+        if self.is_unsent(target.segments):
             return []
         if target.is_folder:
             names = self._list_index(target.segments)
-            return [*names, *self._list_sidecars(names)]
+            folder = [Candidate(target.segments, Kind.FOLDER)] if self._is_listed else []
+            return [*names, *self._list_sidecars(names), *folder]
         names = [Candidate(target.segments, Kind.FILE)]
         if self._has_clean_urls:
             names.append(_add_extension(target))
@@ -161,7 +166,7 @@ class Routes:
         """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""
         if self._only_name is not None:
             return self._list_own(target)
-        if target.segments in self._unsent:
+        if self.is_unsent(target.segments):
             return []
         names = self._list_index(target.segments)
         if not target.is_folder:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Files, Found, Refused
+from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
-from aioserve.content.route import CODED_NAMES, NOWHERE, Route, Routes
+from aioserve.content.route import NOWHERE, Route, Routes
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -41,8 +42,9 @@ from aioserve.protocol.rules import Redirect, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
-if TYPE_CHECKING:  # loaded where folders can be had as downloads
-    from aioserve.content.archive import Archives, Download, FolderArchive
+if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
+    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
+    from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
 
@@ -122,12 +124,13 @@ class _Make(NamedTuple):
     forms: Forms
     found: Found
     coding: str
+    is_needed: bool
 
     def at_once(self) -> Variant | None:
         raise BlockingIOError
 
     async def wait(self) -> Variant | None:
-        return await self.forms.make(self.found, self.coding)
+        return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
 class _Pack(NamedTuple):
@@ -135,12 +138,26 @@ class _Pack(NamedTuple):
     request: Request
     target: Target
     now_s: int
+    leaves_out: LeavesOut
 
     def at_once(self) -> Download | None:
         raise BlockingIOError
 
     async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s)
+        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
+
+
+class _List(NamedTuple):
+    listings: Listings
+    request: Request
+    target: Target
+    now_s: int
+
+    def at_once(self) -> Listing | None:
+        raise BlockingIOError  # what is in a folder is read in threads
+
+    async def wait(self) -> Listing | None:
+        return await self.listings.answer(self.request, self.target, self.now_s)
 
 
 class Match(NamedTuple):
@@ -178,8 +195,8 @@ class Site:
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
     `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
-    downloads. `mounts` are other sites, with the segments below which they are; these know them as their
-    `prefix`.
+    downloads; `listings` show those without an index. `mounts` are other sites, with the segments below which
+    they are; these know them as their `prefix`.
     """
 
     def __init__(
@@ -193,11 +210,13 @@ class Site:
         head_ranges: bool = False,
         rules: Rules | None = None,
         archives: Archives | None = None,
+        listings: Listings | None = None,
         mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
         prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
+        self._listings = listings
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
         self.rules = rules
@@ -305,14 +324,16 @@ class Site:
         if not local.segments and not local.is_folder:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
-        if self._archives is not None and self._archives.is_asked(local):
-            download = yield _Pack(self._archives, request, local, response.now_s)
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        route = response.route = self.find_route(request, local)
+        is_forced = route.rule is not None and route.rule.is_forced
+        if self._archives is not None and self._archives.is_asked(local) and not is_forced:
+            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
-        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, local)
         wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
             found = yield _Find(self.files, route.candidates, wanted)
@@ -326,6 +347,8 @@ class Site:
                 return plan_redirect(route.rule.location, route.rule.status)
             return plan_error(request, 404)
         if found.variant is None:
+            if local.is_folder and self._listings is not None:
+                return (yield from self._list_folder(response, self._listings, local))
             return plan_redirect(format_folder_location(target))
         location = route.find_location(found.candidate)
         if location is not None:
@@ -345,11 +368,15 @@ class Site:
             form = yield from self._find_form(response, found, codings, policy)
         else:
             form = self._find_form_of_orphan(found, codings)
+        is_error = route.is_error(found.candidate)
         if form is None:
-            return plan_error(request, 406)
+            # Whether a page can be shown changes nothing about what was not found.
+            return plan_error(request, 404 if is_error else 406, varies=True)
         response.pieces = form.pieces
-        if route.is_error(found.candidate):
-            return plan_error_page(request, 404, form.variant, form.content_type, varies=form.varies)
+        if is_error:
+            return plan_error_page(
+                request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
+            )
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         if response.depends_on_accept:
@@ -367,6 +394,22 @@ class Site:
                 self.files.find_absent(before) if before else None,
             )
         return self._plan_file(request, form, response.now_s)
+
+    def _list_folder(self, response: Response, listings: Listings, local: Target) -> Story[Plan]:
+        try:
+            listing = yield _List(listings, response.request, local, response.now_s)
+        except Refused as refused:
+            return (yield from self._tell_error(response, refused.status))
+        if listing is None:  # it has gone meanwhile
+            return plan_error(response.request, 404)
+        response.listing = listing
+        return listing.plan  # type: ignore[no-any-return]
+
+    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+        """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
+        if self._routes.is_unsent(segments):
+            return True
+        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -398,17 +441,26 @@ class Site:
         except NotAcceptable:
             coding, is_acceptable = None, False
         variant, chosen = variants[coding]
-        form = _Form(variant, content_type, varies, chosen.kept, found.kept if coding else None)
+        if coding is None:
+            form = _Form(variant, content_type, varies, found.kept)
+        else:
+            # It is sent as long as the file is as it was, so both have to be kept, or none is.
+            form = _Form(variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if coding is None and shrinks:
-            made = yield from self._make_form(response, form, found, list_wanted(codings))
+            made = yield from self._make_form(
+                response, form, found, list_wanted(codings), is_needed=not is_acceptable
+            )
             if made is not None:
                 return made
         return form if is_acceptable else None
 
     def _make_form(
-        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str]
+        self, response: Response, plain: _Form, found: Found, wanted: Sequence[str], *, is_needed: bool
     ) -> Story[_Form | None]:
-        """A form of a file that is made here; None when there is none, or not yet."""
+        """A form of a file that is made here; None when there is none, or not yet.
+
+        It `is_needed` when the client takes nothing else.
+        """
         forms = self._forms
         assert forms is not None
         size_bytes = plain.variant.size_bytes
@@ -420,7 +472,11 @@ class Site:
             return None
         if size_bytes > MAX_BYTES:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
-            if "range" in response.request.fields.values or response.is_error(found):
+            if response.is_error(found):
+                return None
+            if "range" in response.request.fields.values and not is_needed:
+                # Without a range, the same line is answered in another way.
+                response.is_settled = False
                 return None
             pieces = forms.compress(plain.variant, coding)
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
@@ -428,7 +484,7 @@ class Site:
             return None
         kept = forms.find(found, coding)
         if kept is None:
-            variant = yield _Make(forms, found, coding)
+            variant = yield _Make(forms, found, coding, is_needed)
             if variant is None:
                 response.is_settled = not forms.may_make(found, coding)
                 return None
@@ -500,6 +556,7 @@ class Response:
         "depends_on_accept",
         "found",
         "is_settled",
+        "listing",
         "made",
         "match",
         "now_s",
@@ -521,6 +578,7 @@ class Response:
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
         self.archive: FolderArchive | None = None
+        self.listing: Listing | None = None
         self.depends_on_accept = False
         """Whether another Accept could have got another file."""
         self.is_settled = True
@@ -544,7 +602,11 @@ class Response:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         except BaseException:
-            self._close()
+            try:
+                if self.listing is not None:
+                    await self.listing.close()
+            finally:
+                self._close()
             raise
 
     def __enter__(self) -> Plan:
@@ -565,6 +627,8 @@ class Response:
         try:
             if self.pieces is not None:
                 await self.pieces.aclose()
+            if self.listing is not None:
+                await self.listing.close()
         finally:
             self._close()
 

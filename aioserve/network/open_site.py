@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aioserve.config import Config
+from aioserve.config import Config, ConfigError
 from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
@@ -17,6 +17,7 @@ from aioserve.content.rule_files import RULE_NAMES, RuleFiles
 
 if TYPE_CHECKING:
     from aioserve.content.forms import Forms
+    from aioserve.content.rendering import Renderer
     from aioserve.content.site import Site
     from aioserve.protocol.policy import Policies
 
@@ -26,7 +27,10 @@ _ZARR_NAMES = (b".zarray", b".zattrs", b".zgroup", b".zmetadata")
 
 
 class OpenSite:
-    """The root and what is mounted in it, open until `close`. Raises OSError for what cannot be read."""
+    """The root and what is mounted in it, open until `close`.
+
+    Raises OSError for what cannot be read, and ConfigError for a template that cannot be used.
+    """
 
     def __init__(self, root: str | os.PathLike[str], config: Config, disk: Disk) -> None:
         self._config = config
@@ -34,6 +38,7 @@ class OpenSite:
         self._all_files: list[Files] = []
         self._forms: list[Forms] = []
         self._site: Site | None = None
+        self._renderer = load_renderer(config) if config.browse else None
         try:
             for path in (root, *(folder for _, folder in config.mounts)):
                 self._all_files.append(self._open(path))
@@ -85,7 +90,7 @@ class OpenSite:
         from aioserve.content.site import Site
 
         config = self._config
-        forms = archives = None
+        forms = archives = listings = None
         if config.compress == "auto":
             from aioserve.content.forms import Forms
 
@@ -95,14 +100,26 @@ class OpenSite:
             from aioserve.content.archive import Archives
 
             archives = Archives(files, self._disk)
+        unsent = RULE_NAMES if config.rules and not prefix else ()
+        if self._renderer is not None:
+            from aioserve.content.listing import Listings
+
+            listings = Listings(
+                files,
+                self._renderer,
+                hidden=config.hidden,
+                hide=tuple(map(os.fsdecode, unsent)),
+                prefix=prefix,
+            )
         routes = Routes(
             index=config.index,
             only_name=files.only_name,
             sidecars=config.precompressed,
-            unsent=RULE_NAMES if config.rules and not prefix else (),
+            unsent=unsent,
             clean_urls=config.clean_urls,
             spa=config.spa if not prefix else None,
             pages=dict(config.errors),
+            listed=config.browse,
         )
         return Site(
             files,
@@ -112,6 +129,7 @@ class OpenSite:
             policies=policies,
             head_ranges=config.data,
             archives=archives,
+            listings=listings,
             mounts=mounts,
             prefix=prefix,
         )
@@ -139,6 +157,22 @@ class OpenSite:
             forms.close()
         for files in self._all_files:
             files.close()
+
+
+def load_renderer(config: Config) -> Renderer:
+    """What makes the lists of folders. Raises ConfigError when the template cannot be used."""
+    from aioserve.content.rendering import Renderer
+
+    archives: Sequence[str] = ()
+    if config.archive:
+        from aioserve.content.archive import list_forms
+
+        archives = [form.value for form in list_forms()]
+    try:
+        return Renderer(config.browse_template, archives)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"browse-template: {config.browse_template}: {reason}") from None
 
 
 def _make_policies(config: Config) -> Policies:

@@ -5,7 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def plan_file(
     )
     verdict = evaluate_preconditions(request.method, request.fields, validators, now_s)
     if verdict is Verdict.FAILED:
-        return plan_error(request, 412)
+        return plan_error(request, 412, varies=varies)
     if verdict is Verdict.NOT_MODIFIED:
         # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
         vary = (_VARY_ENCODING,) if varies else ()
@@ -133,7 +133,10 @@ def plan_file(
     if field is not None and keeps_range(request.fields, validators, now_s):
         spans = parse_range(field, size_bytes)
         if spans is not None:
-            plan = _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+            if not spans:
+                unsatisfied = ("Content-Range", format_unsatisfied_range(size_bytes))
+                return plan_error(request, 416, (unsatisfied,), varies=varies)
+            plan = _plan_spans(variant.handle, spans, size_bytes, content_type, described, boundary)
             return plan if request.method == "GET" else plan._replace(body=Empty())
 
     body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
@@ -189,7 +192,6 @@ def find_conditions(fields: Fields) -> str | None:
 
 
 def _plan_spans(
-    request: Request,
     handle: Handle,
     spans: tuple[Span, ...],
     size_bytes: int,
@@ -197,8 +199,6 @@ def _plan_spans(
     described: tuple[Field, ...],
     boundary: str,
 ) -> Plan:
-    if not spans:
-        return plan_error(request, 416, (("Content-Range", format_unsatisfied_range(size_bytes)),))
     if len(spans) == 1:
         (span,) = spans
         fields: tuple[Field, ...] = (
@@ -217,21 +217,61 @@ def _plan_spans(
 
 
 def plan_error_page(
-    request: Request, status: int, variant: Variant, content_type: str, *, varies: bool = False
+    request: Request,
+    status: int,
+    variant: Variant,
+    content_type: str,
+    *,
+    varies: bool = False,
+    pieces: AsyncGenerator[bytes, None] | None = None,
 ) -> Plan:
-    """An error whose body is a file of the site: whole, without validators, never partial."""
+    """An error whose body is a file of the site: whole, without validators, never partial.
+
+    `pieces` are its content when that is made on the way.
+    """
+    length = () if pieces is not None else (("Content-Length", str(variant.size_bytes)),)
     coded: tuple[Field, ...] = (("Content-Encoding", variant.coding),) if variant.coding else ()
     fields = (
         ("Content-Type", content_type),
-        ("Content-Length", str(variant.size_bytes)),
+        *length,
         *coded,
         _REVALIDATE,
         *((_VARY_ENCODING,) if varies else ()),
         _NOSNIFF,
         *((_RETRY_AFTER,) if status == 503 else ()),
     )
-    sends = request.method == "GET" and variant.size_bytes > 0
-    return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
+    body: Body = Empty()
+    if request.method == "GET" and pieces is not None:
+        body = Pieces(pieces, None)
+    elif request.method == "GET" and variant.size_bytes:
+        body = Slice(variant.handle, 0, variant.size_bytes)
+    return Plan(status, fields, body)
+
+
+def plan_listing(
+    request: Request,
+    etag: str | None,
+    content_type: str,
+    fields: tuple[Field, ...],
+    make_body: Callable[[], Body],
+    *,
+    now_s: int,
+) -> Plan:
+    """The answer to GET or HEAD of a folder that is shown as a list: 200, 304 or 412.
+
+    `etag` is None while it is not known: the preconditions are not looked at then. `make_body` is called when
+    the list is sent. There is no Last-Modified: the time of a folder says nothing about the files in it.
+    """
+    shared: tuple[Field, ...] = (("Vary", "Accept"), _REVALIDATE)
+    if etag is not None:
+        shared = (("ETag", etag), *shared)
+        verdict = evaluate_preconditions(request.method, request.fields, Validators(etag, None), now_s)
+        if verdict is Verdict.FAILED:
+            return plan_error(request, 412)
+        if verdict is Verdict.NOT_MODIFIED:
+            return Plan(304, shared, Empty())
+    body = make_body() if request.method == "GET" else Empty()
+    return Plan(200, (("Content-Type", content_type), *shared, _NOSNIFF, *fields), body)
 
 
 def plan_redirect(location: str, status: int = 308) -> Plan:
@@ -247,10 +287,13 @@ def plan_options() -> Plan:
     return Plan(204, (("Allow", ", ".join(ALLOWED_METHODS)),), Empty())
 
 
-def plan_error(request: Request | None, status: int, fields: tuple[Field, ...] = ()) -> Plan:
+def plan_error(
+    request: Request | None, status: int, fields: tuple[Field, ...] = (), *, varies: bool = False
+) -> Plan:
     """An error that names its status and nothing else; HTML for clients that prefer it.
 
-    `request` is None when there was none that could be read. 405 gets its Allow and 503 its Retry-After here.
+    `request` is None when there was none that could be read. `varies` tells whether who takes other codings
+    could get another answer. 405 gets its Allow and 503 its Retry-After here.
     """
     if status == 405:
         fields += (("Allow", ", ".join(ALLOWED_METHODS)),)
@@ -263,7 +306,7 @@ def plan_error(request: Request | None, status: int, fields: tuple[Field, ...] =
     head = (
         ("Content-Type", content_type),
         ("Content-Length", str(len(body))),
-        ("Vary", "Accept"),
+        ("Vary", "Accept, Accept-Encoding" if varies else "Accept"),
         _REVALIDATE,
         _NOSNIFF,
     )

@@ -125,6 +125,9 @@ def apply_policy(plan: Plan, policy: Policy) -> Plan:
 @lru_cache(maxsize=1024)
 def _apply(status: int, fields: tuple[Field, ...], policy: Policy) -> tuple[Field, ...]:
     added = [field for field in policy.fields if status in _STATUSES.get(field[0].lower(), (status,))]
+    if any(name == "Content-Security-Policy" for name, _ in fields):
+        # It was made for this very page, which another one would break or open.
+        added = [field for field in added if field[0].lower() != "content-security-policy"]
     replaced = {name.lower() for name, _ in added} | policy.removed
     cache_control = policy.cache_control if status < 400 else policy.error_cache_control
     answer: list[Field] = []

@@ -14,7 +14,9 @@ from urllib.parse import quote_from_bytes, urljoin
 import pytest
 
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files
+from aioserve.content.files import Candidate, Files, Found
+from aioserve.content.listing import Listings
+from aioserve.content.rendering import Renderer
 from aioserve.content.route import Routes
 from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
@@ -618,6 +620,72 @@ EXCHANGES = [
     pytest.param(make_request("/nothing", "HEAD"), 404, id="HEAD of what is not there"),
     pytest.param(make_request("/large.bin", "POST"), 405, id="another method"),
 ]
+
+
+class TestBrowse:
+    """A folder without an index, where such folders are shown."""
+
+    @pytest.fixture
+    def browsed(self, root: Path, open_files: Open) -> Site:
+        write(root, {"folder/page.html": PAGE, "indexed/index.html": HOME})
+        files = open_files(root)
+        listings = Listings(files, Renderer(), patience_s=None)
+        return Site(files, routes=Routes(index=["index.html"], listed=True), listings=listings)
+
+    async def test_it_is_a_list(self, browsed: Site) -> None:
+        answer = await ask(browsed, "/folder/", accept="text/plain")
+        assert (answer.status, answer.body) == (200, b"page.html\n")
+        assert b'href="page.html"' in (await ask(browsed, "/folder/")).body
+        assert (await ask(browsed, "/?format=text")).body == b"folder/\nindexed/\n"
+
+    async def test_an_index_comes_first(self, browsed: Site) -> None:
+        assert (await ask(browsed, "/indexed/", accept="text/plain")).body == HOME
+
+    async def test_without_a_slash_it_is_redirected(self, browsed: Site) -> None:
+        answer = await ask(browsed, "/folder?format=json")
+        assert (answer.status, answer.fields["Location"]) == (308, "./folder/?format=json")
+
+    async def test_what_is_absent_is_not_found(self, root: Path, browsed: Site) -> None:
+        for target in ("/absent/", "/folder/page.html/", "/absent"):
+            assert (await ask(browsed, target)).status == 404
+        write(root, {"404.html": NOT_FOUND})
+        assert (await ask(browsed, "/absent/")).body == NOT_FOUND
+
+    async def test_a_folder_that_goes_meanwhile_is_not_found(
+        self, root: Path, browsed: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        find = Files.find
+
+        async def lose(
+            self: Files, candidates: Sequence[Candidate], codings: Sequence[str] = ()
+        ) -> Found | None:
+            found = await find(self, candidates, codings)
+            (root / "folder").rename(root / "gone")
+            return found
+
+        monkeypatch.setattr(Files, "find", lose)
+        assert (await ask(browsed, "/folder/")).status == 404
+
+    async def test_a_forbidden_one_is_refused(self, root: Path, browsed: Site) -> None:
+        (root / "folder").chmod(0o111)
+        with without_privileges():
+            assert (await ask(browsed, "/folder/")).status == 403
+            assert (await ask(browsed, "/folder/page.html")).body == PAGE
+
+    async def test_other_methods_are_what_they_are(self, browsed: Site) -> None:
+        assert (await ask(browsed, "/folder/", "POST")).status == 405
+
+    async def test_it_is_never_answered_without_waiting(self, browsed: Site) -> None:
+        await ask(browsed, "/folder/")
+        with pytest.raises(BlockingIOError), browsed.respond(make_request("/folder/"), NOW_S):
+            pass
+
+    async def test_nothing_is_left_open(self, root: Path, browsed: Site) -> None:
+        for target in ("/folder/", "/folder/?format=json", "/folder/?format=xml", "/absent/"):
+            for method in ("GET", "HEAD"):
+                async with browsed.respond(make_request(target, method), NOW_S):
+                    pass
+        assert not is_open(root / "folder")
 
 
 def find_handles(plan: Plan) -> list[Handle]:

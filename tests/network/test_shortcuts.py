@@ -30,6 +30,7 @@ from aioserve import Server
 from aioserve.content import files as files_module
 from aioserve.content.cache import Absent
 from aioserve.content.files import Files
+from aioserve.content.site import Site
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
@@ -1651,7 +1652,7 @@ class TestDefects:
     ) -> None:
         async with serve() as server, RawClient(server.port) as client:
             await client.ask(HELLO)
-            monkeypatch.setattr("aioserve.content.site._plan_file", fail)
+            monkeypatch.setattr(Site, "_plan_file", fail)
             answer = await client.ask(ask(GET, "X: y", "If-Match: x"))
 
             assert (answer.status, answer.fields["connection"]) == (500, "close")
