@@ -31,7 +31,12 @@ TABLES = {
 
 
 # Texts of options that have none by default, and do not take just any.
-SAMPLES = {"cache_control": "*.js: no-cache", "cors": "https://a.example", "header": "X: 1"}
+SAMPLES = {
+    "cache_control": "*.js: no-cache",
+    "cors": "https://a.example",
+    "header": "X: 1",
+    "mounts": "/docs=/srv",
+}
 
 
 def load(

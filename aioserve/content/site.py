@@ -38,7 +38,7 @@ from aioserve.protocol.plan import (
     plan_redirect,
 )
 from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
-from aioserve.protocol.rules import Redirect, Rules, find_host
+from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Variant
 
@@ -169,13 +169,13 @@ class Match(NamedTuple):
 
     kept: Kept
     base: Kept | None
+    before: Absent | None
+    """What must not be there, as it would be the answer."""
+    files: Files
     coding: str | None
     content_type: str
     varies: bool
     policy: Policy
-    files: Files
-    before: Absent | None
-    """What must not be there, as it would be the answer."""
 
 
 class _Form(NamedTuple):
@@ -219,13 +219,27 @@ class Site:
         self._listings = listings
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
-        self.rules = rules
         self._routes = routes
         # The longest first, since one may be mounted below another.
         self._mounts = sorted(mounts, key=lambda mount: -len(mount[0]))
         self._prefix = prefix
+        self._whole = self
+        for _, mounted in self._mounts:
+            mounted._whole = self
+        self.rules = rules
         self._forms = forms
         self._has_sidecars = precompressed and files.only_name is None
+
+    @property
+    def rules(self) -> Rules | None:
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: Rules | None) -> None:
+        # They speak of URLs, whatever folder these lead to.
+        self._rules = rules
+        for _, mounted in self._mounts:
+            mounted.rules = rules
 
     @property
     def has_forms(self) -> bool:
@@ -261,7 +275,7 @@ class Site:
             return None
         if self._archives is not None and self._archives.is_asked(target):
             return None
-        return self.files.find_absent(self.find_route(request, target).candidates)
+        return self.files.find_absent(self.find_route(request, target, target).candidates)
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
@@ -289,10 +303,16 @@ class Site:
     def _depends_on_host(self, target: Target) -> bool:
         return self.rules is not None and self.rules.depends_on_host(target)
 
-    def find_route(self, request: Request, target: Target) -> Route:
-        """Where `target` is looked for."""
+    def find_route(self, request: Request, target: Target, local: Target) -> Route:
+        """Where `target` is looked for, which is `local` below this root.
+
+        A rewrite stays in the root of its path: one that leads into another is none.
+        """
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
-        return self._routes.find(request, target, rule)
+        if isinstance(rule, Rewrite):
+            site, inside = self._whole._enter(rule.target)
+            rule = rule._replace(target=inside) if site is self else None
+        return self._routes.find(request, local, rule)
 
     def tell(self, response: Response) -> Story[Plan]:
         """The story of the request of `response`, which is told what has to be closed, and what can be
@@ -325,7 +345,7 @@ class Site:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, local)
+        route = response.route = self.find_route(request, target, local)
         is_forced = route.rule is not None and route.rule.is_forced
         if self._archives is not None and self._archives.is_asked(local) and not is_forced:
             leaves_out = partial(self._leaves_out, self.rules, find_host(request))
@@ -386,12 +406,12 @@ class Site:
             response.match = Match(
                 form.kept,
                 form.base,
+                self.files.find_absent(before) if before else None,
+                self.files,
                 form.variant.coding,
                 form.content_type,
                 form.varies,
                 policy,
-                self.files,
-                self.files.find_absent(before) if before else None,
             )
         return self._plan_file(request, form, response.now_s)
 
@@ -409,7 +429,9 @@ class Site:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
         if self._routes.is_unsent(segments):
             return True
-        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
+        return rules is not None and rules.forces(
+            Target((*self._prefix, *segments), is_folder=False, query=None), host
+        )
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""

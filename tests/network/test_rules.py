@@ -289,6 +289,58 @@ class TestHeaders:
         assert "cache-control" not in answer.fields
 
 
+class TestMounts:
+    """Rules speak of URLs, whatever folder these lead to."""
+
+    @pytest.fixture(autouse=True)
+    def mounted(self, site_root: Path, tmp_path: Path) -> None:
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "page.txt").write_bytes(b"page\n")
+        (site_root / "_redirects").write_text(
+            "/docs/old/*  /docs/:splat\n"
+            "/docs/forced /x               302!\n"
+            "/docs/app    /docs/page.txt   200\n"
+            "/docs/out    /hello.txt       200!\n"
+            "/in          /docs/page.txt   200\n"
+        )
+        (site_root / "_headers").write_text("/docs/*\n  X-One: 1\n/page.txt\n  X-Two: 2\n")
+
+    @pytest.mark.parametrize(
+        ("target", "status", "said"),
+        [
+            pytest.param("/docs/old/a", 301, "/docs/a", id="a redirect"),
+            pytest.param("/docs/forced", 302, "/x", id="a redirect by force"),
+            pytest.param("/docs/app", 200, "page\n", id="a rewrite below the same mount"),
+            pytest.param("/docs/page.txt", 200, "page\n", id="no rule"),
+            pytest.param("/docs/out", 404, None, id="a rewrite out of the mount is none"),
+            pytest.param("/in", 404, None, id="a rewrite into a mount is none"),
+        ],
+    )
+    async def test_they_hold_below_a_mount(
+        self, serve: Serve, tmp_path: Path, target: str, status: int, said: str | None
+    ) -> None:
+        async with serve(mounts=[f"/docs={tmp_path / 'docs'}"]) as server:
+            for _ in range(2):
+                answer = await get(server.port, target)
+
+                assert answer.status == status
+                assert answer.fields.get("x-one") == ("1" if target.startswith("/docs/") else None)
+                assert "x-two" not in answer.fields
+                if said is not None:
+                    assert said in (answer.fields.get("location"), answer.body.decode())
+
+    async def test_a_change_is_seen_below_a_mount(
+        self, site_root: Path, serve: Serve, tmp_path: Path
+    ) -> None:
+        async with serve(mounts=[f"/docs={tmp_path / 'docs'}"]) as server:
+            assert (await get(server.port, "/docs/page.txt")).fields["x-one"] == "1"
+            replace(site_root / "_headers", "/docs/*\n  X-One: 2\n")
+            await renew(server)
+            await renew(server)
+
+            assert (await get(server.port, "/docs/page.txt")).fields["x-one"] == "2"
+
+
 class TestTheFilesOfRules:
     @pytest.mark.parametrize("name", ["_redirects", "_headers"])
     async def test_they_are_not_sent(self, site_root: Path, serve: Serve, name: str) -> None:
