@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from functools import partial
 
 from aioserve.content.cache import Kept, Version, make_key, share
@@ -17,7 +17,7 @@ from aioserve.content.compression import Compressor, Decompressor, compress, lis
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.files import Files, Found, get_version
 from aioserve.content.handle import OpenFile
-from aioserve.protocol.variant import Handle, Variant
+from aioserve.protocol.variant import Digest, Handle, Variant
 
 # What is smaller fits into a packet or two as it is; what is larger would occupy a thread for too long.
 MIN_BYTES = 1024
@@ -39,11 +39,15 @@ _LANE = "forms"
 
 
 class Forms:
-    """Makes forms of files that `files` has found. Belongs to one event loop."""
+    """Makes forms of files that `files` has found, with a digest if `make_digest` is given. Belongs to one
+    event loop."""
 
-    def __init__(self, files: Files, disk: Disk) -> None:
+    def __init__(
+        self, files: Files, disk: Disk, *, make_digest: Callable[[bytes], Digest] | None = None
+    ) -> None:
         self._files = files
         self._disk = disk
+        self._make_digest = make_digest
         self._codings: tuple[str, ...] | None = None
         self._making: dict[Hashable, asyncio.Task[Variant | None]] = {}
         self._worthless: dict[Hashable, Version | None] = {}
@@ -91,7 +95,8 @@ class Forms:
         """
         variant = found.variant
         assert variant is not None
-        key = found.candidate.segments, coding, variant.mtime_ns, variant.size_bytes
+        # By the content itself while that may change and look the same.
+        key = found.candidate.segments, coding, found.version or variant.handle.data
         task = self._making.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._make(found, variant, coding))
@@ -107,7 +112,7 @@ class Forms:
             data = await _read_whole(handle, found)
             if data is None:
                 return None
-            packed = await self._disk.run(_LANE, partial(compress, coding, data), queue_s=None)
+            packed, digest = await self._disk.run(_LANE, partial(self._pack, coding, data), queue_s=None)
         except (OSError, Busy):
             # It is sent as it is; whoever does that meets the same trouble, if it lasts.
             return None
@@ -118,10 +123,15 @@ class Forms:
                 self._worthless.clear()
             self._worthless[make_key(found.candidate.segments, coding)] = found.version
             return None
-        form = Variant(coding, len(packed), variant.mtime_ns, OpenFile(self._disk, (0, 0), data=packed))
+        handle = OpenFile(self._disk, (0, 0), data=packed)
+        form = Variant(coding, len(packed), variant.mtime_ns, handle, digest)
         if found.version is not None and found.kept is not None:
             self._files.cache.keep(found.candidate.segments, found.place, found.version, form)
         return form
+
+    def _pack(self, coding: str, data: bytes) -> tuple[bytes, Digest | None]:
+        packed = compress(coding, data)
+        return packed, None if self._make_digest is None else self._make_digest(packed)
 
     def compress(self, variant: Variant, coding: str) -> AsyncGenerator[bytes, None]:
         """The content of a file, compressed while it is read. Raises OSError when it is no longer whole."""

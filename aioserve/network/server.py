@@ -246,8 +246,13 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
+            digests, make_digest = None, None
+            if config.etag == "hash":
+                from aioserve.content.digests import Digests, hash_bytes
+
+                digests, make_digest = Digests(self._disk), hash_bytes
             if config.compress == "auto":
-                self._forms = Forms(self._files, self._disk)
+                self._forms = Forms(self._files, self._disk, make_digest=make_digest)
             archives = None
             if config.archive:
                 from aioserve.content.archive import Archives
@@ -263,6 +268,7 @@ class Server:
                 rules=self._rule_files.rules,
                 unsent=RULE_NAMES if config.rules else (),
                 archives=archives,
+                digests=digests,
             )
             self._shortcuts = Shortcuts(
                 self._site,
