@@ -140,8 +140,9 @@ def _read_words(root: str | None, flags: Mapping[str, object]) -> tuple[str, Set
     if root is not None and "directory" in given:
         console.fail(2, "ROOT and --directory are the same option, expected one of the two")
     root = settings.console.directory or "." if root is None else root
-    if problem := _find_root_problem(root):
-        console.fail(2, problem)
+    for folder in (root, *(folder for _, folder in settings.config.mounts)):
+        if problem := _find_root_problem(folder):
+            console.fail(2, problem)
     return root, settings
 
 

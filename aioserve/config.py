@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
 
@@ -213,6 +214,50 @@ def _read_path(value: object) -> str | None:
     raise ValueError
 
 
+def _read_page_option(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        segments = value.removeprefix("/").split("/")
+        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
+            return "/".join(segments)
+    raise ValueError
+
+
+def _read_mounts(value: object) -> tuple[tuple[str, str], ...]:
+    """Paths of URLs, and the folders that are there."""
+    if isinstance(value, str):
+        value = [line for line in value.split("\n") if line.strip()]
+    if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
+        raise ValueError
+    mounts: dict[str, str] = {}
+    for index, item in enumerate(value):
+        path, folder = _read_mount(item, index)
+        if path in mounts:
+            raise _WrongPart(f"[{index}]", item, "each path once")
+        mounts[path] = folder
+    return tuple(mounts.items())
+
+
+def _read_mount(item: object, index: int) -> tuple[str, str]:
+    if isinstance(item, Mapping) and set(item) == {"path", "root"}:
+        item = item["path"], item["root"]
+    elif isinstance(item, str):
+        path, _equals, folder = item.partition("=")
+        item = path.strip(), folder.strip()
+    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        path, folder = item
+        names = path.strip("/").split("/")
+        if path.startswith("/") and folder and not any(name in ("", ".", "..") for name in names):
+            if "\0" not in path + folder and "\n" not in folder:
+                return "/" + "/".join(names), folder
+    raise _WrongPart(f"[{index}]", item, "a path and a folder, such as /docs=../site")
+
+
+def _show_mounts(value: object) -> str:
+    return "\n".join(f"{path}={folder}" for path, folder in _read_mounts(value))
+
+
 def _show_switch(value: object) -> str:
     return "on" if value else "off"
 
@@ -350,10 +395,12 @@ def _read_errors(value: object) -> object:
 
 
 def _read_page(part: str, value: object) -> str:
-    if isinstance(value, str):
-        segments = value.removeprefix("/").split("/")
-        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
-            return "/".join(segments)
+    try:
+        page = _read_page_option(value)
+    except ValueError:
+        page = None
+    if page is not None:
+        return page
     raise _WrongPart(part, value, "the path of a file in the root, such as 404.html")
 
 
@@ -365,6 +412,21 @@ def _show_table(value: object) -> str:
 _SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
 _HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
 _NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
+_PAGE = Kind(
+    "[FILE]",
+    "the path of a file in the root, such as index.html",
+    _read_page_option,
+    lambda value: str(value or ""),
+    bare="index.html",
+)
+_MOUNTS = Kind(
+    "/PATH=FOLDER",
+    "paths and folders, such as /docs=../site",
+    _read_mounts,
+    _show_mounts,
+    repeatable=True,
+    separator="\n",
+)
 _PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
 _REDIRECTS = Kind(
     "TABLES",
@@ -530,6 +592,30 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "File that stands for its folder; may be repeated, the first that exists is taken.",
         "http.server has index.html and index.htm",
+    )
+    mounts: tuple[tuple[str, str], ...] = _option(
+        (),
+        _MOUNTS,
+        "--mount",
+        _CONTENT,
+        "Serve another folder below a path; may be repeated. Rules and --spa are for ROOT alone.",
+        "granian: --static-path-mount; nginx: alias",
+    )
+    spa: str | None = _option(
+        None,
+        _PAGE,
+        "-s --single --spa",
+        _CONTENT,
+        "Send this file where a browser asks for a page that does not exist; without a value index.html.",
+        "serve: --single; sirv: --single [FILE]; miniserve: --spa",
+    )
+    clean_urls: bool = _option(
+        False,
+        _SWITCH,
+        "--pretty-urls --clean-urls",
+        _CONTENT,
+        "Send about.html for /about, and redirect /about.html and /about/ to there.",
+        "serve: cleanUrls; miniserve: --pretty-urls",
     )
     hidden: bool = _option(
         False,
@@ -1008,6 +1094,9 @@ def _find_in_table(
         if option.kind is _PATH and isinstance(value, str) and value:
             # A path in a file starts at the file, wherever the command is run.
             value = os.path.join(os.path.dirname(path), value)
+        elif option.kind is _MOUNTS:
+            with suppress(ValueError):
+                value = [f"{at}={os.path.join(os.path.dirname(path), to)}" for at, to in _read_mounts(value)]
         yield option, where, value
 
 

@@ -63,7 +63,7 @@ class Digests:
         data = found.variant.handle.data
         if data is None or len(data) > _AT_ONCE_BYTES:
             raise BlockingIOError
-        return self._keep(found.version, hash_bytes(data))
+        return self._keep(found.version, self.hash(data))
 
     async def find(self, found: Found) -> Digest:
         """The same, computed where it is not known. Several who ask share one computation.
@@ -91,6 +91,11 @@ class Digests:
                 del self._shared[version]
                 shared.task.cancel()
 
+    @staticmethod
+    def hash(data: bytes) -> Digest:
+        """The digest of a content."""
+        return Digest(sha256(data).digest())
+
     def _keep(self, version: Version | None, digest: Digest) -> Digest:
         if version is not None:
             self._kept[version] = digest
@@ -103,7 +108,7 @@ class Digests:
         try:
             if handle.data is not None:
                 # Read when the file was found, between two equal states of it.
-                key, work = found.candidate.segments, partial(hash_bytes, handle.data)
+                key, work = found.candidate.segments, partial(self.hash, handle.data)
                 return self._keep(found.version, await self._disk.run(key, work, queue_s=queue_s))
             hashing = _Hashing(found.version)
             lane = _LANE, None if found.version is None else found.version[0]
@@ -166,11 +171,6 @@ class _Hashing:
         if now != self._before or self._position < stop:
             return _hash_version(now)
         return Digest(self._hash.digest()) if stop == status.st_size else None
-
-
-def hash_bytes(data: bytes) -> Digest:
-    """The digest of a content."""
-    return Digest(sha256(data).digest())
 
 
 def _hash_version(version: Version) -> Digest:

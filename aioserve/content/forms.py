@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Hashable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aioserve.content.cache import Kept, Version, make_key, share
 from aioserve.content.compression import Compressor, Decompressor, compress, list_codings
@@ -18,6 +19,9 @@ from aioserve.content.disk import Busy, Disk
 from aioserve.content.files import Files, Found, get_version
 from aioserve.content.handle import OpenFile
 from aioserve.protocol.variant import Digest, Handle, Variant
+
+if TYPE_CHECKING:  # loaded where they are wanted
+    from aioserve.content.digests import Digests
 
 # What is smaller fits into a packet or two as it is; what is larger would occupy a thread for too long.
 MIN_BYTES = 1024
@@ -39,15 +43,13 @@ _LANE = "forms"
 
 
 class Forms:
-    """Makes forms of files that `files` has found, with a digest if `make_digest` is given. Belongs to one
+    """Makes forms of files that `files` has found, with a digest where there are `digests`. Belongs to one
     event loop."""
 
-    def __init__(
-        self, files: Files, disk: Disk, *, make_digest: Callable[[bytes], Digest] | None = None
-    ) -> None:
+    def __init__(self, files: Files, disk: Disk, digests: Digests | None = None) -> None:
         self._files = files
         self._disk = disk
-        self._make_digest = make_digest
+        self._digests = digests
         self._codings: tuple[str, ...] | None = None
         self._making: dict[Hashable, asyncio.Task[Variant | None]] = {}
         self._worthless: dict[Hashable, Version | None] = {}
@@ -131,7 +133,7 @@ class Forms:
 
     def _pack(self, coding: str, data: bytes) -> tuple[bytes, Digest | None]:
         packed = compress(coding, data)
-        return packed, None if self._make_digest is None else self._make_digest(packed)
+        return packed, None if self._digests is None else self._digests.hash(packed)
 
     def compress(self, variant: Variant, coding: str) -> AsyncGenerator[bytes, None]:
         """The content of a file, compressed while it is read. Raises OSError when it is no longer whole."""

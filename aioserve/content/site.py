@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Files, Found, Kind, Refused, make_sidecar
+from aioserve.content.files import Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
+from aioserve.content.route import CODED_NAMES, NOWHERE, Route, Routes
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -35,8 +36,8 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
-from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy
-from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
+from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
+from aioserve.protocol.rules import Redirect, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
 from aioserve.protocol.variant import Digest, Variant
 
@@ -45,11 +46,6 @@ if TYPE_CHECKING:  # loaded where they are wanted
     from aioserve.content.digests import Digests
 
 T = TypeVar("T")
-
-_NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
-
-# Names of files that are compressed have no compressed forms beside them.
-_CODED_NAMES = tuple(EXTENSIONS.values())
 
 
 class Step(Protocol):
@@ -75,6 +71,41 @@ class _Find(NamedTuple):
 
     async def wait(self) -> Found | None:
         return await self.files.find(self.candidates, self.codings)
+
+
+class _FindPage(NamedTuple):
+    """The page of an error. It is not waited for: the disk may be what the error is about."""
+
+    files: Files
+    page: Candidate
+
+    def at_once(self) -> Found | None:
+        raise BlockingIOError
+
+    async def wait(self) -> Found | None:
+        try:
+            return self.files.find_at_once([self.page])
+        except BlockingIOError:
+            return None
+
+
+class _Exists(NamedTuple):
+    files: Files
+    candidate: Candidate
+
+    def at_once(self) -> bool:
+        return self._close(self.files.find_at_once([self.candidate]))
+
+    async def wait(self) -> bool:
+        try:
+            return self._close(await self.files.find([self.candidate]))
+        except Refused:
+            return True
+
+    def _close(self, found: Found | None) -> bool:
+        if found is not None:
+            found.close()
+        return found is not None
 
 
 class _Load(NamedTuple):
@@ -138,6 +169,9 @@ class Match(NamedTuple):
     content_type: str
     varies: bool
     policy: Policy
+    files: Files
+    before: Absent | None
+    """What must not be there, as it would be the answer."""
 
 
 class _Form(NamedTuple):
@@ -151,57 +185,30 @@ class _Form(NamedTuple):
     pieces: AsyncGenerator[bytes, None] | None = None
 
 
-class Route(NamedTuple):
-    """Where a request is looked for: at `candidates`, in their order.
-
-    `rule` is what the owner's rules say of it; `rewritten` are the candidates that they add.
-    """
-
-    candidates: list[Candidate]
-    rule: Redirect | Rewrite | None
-    rewritten: list[Candidate]
-
-    def obeys(self, found: Found | None) -> bool:
-        """Whether the rule decides the answer when that was found."""
-        if self.rule is None:
-            return False
-        return found is None or any(found.candidate is one for one in self.rewritten)
-
-    def is_error(self, candidate: Candidate) -> bool:
-        """Whether `candidate` is sent as the page of an error. By identity: asked for by its own name, such a
-        page is a file like any other."""
-        if candidate is _NOT_FOUND_PAGE:
-            return True
-        is_page = isinstance(self.rule, Rewrite) and self.rule.status != 200
-        return is_page and any(candidate is one for one in self.rewritten)
-
-
-_NOWHERE = Route([], None, [])
-
-
 class Site:
-    """The files of one root as answers. `index` holds the names that stand for their folder, best first.
+    """The files of one root as answers. `routes` tells where a request is looked for.
 
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
-    `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the root that
-    are never sent. With `archives`, folders can be had as downloads. With `digests`, entity tags are made of
-    contents.
+    `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
+    downloads, and with `digests`, entity tags are made of contents. `mounts` are other sites, with the
+    segments below which they are; these know them as their `prefix`.
     """
 
     def __init__(
         self,
         files: Files,
         *,
-        index: Sequence[str],
+        routes: Routes,
         precompressed: bool = False,
         forms: Forms | None = None,
         policies: Policies | None = None,
         head_ranges: bool = False,
         rules: Rules | None = None,
-        unsent: Sequence[bytes] = (),
         archives: Archives | None = None,
         digests: Digests | None = None,
+        mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
+        prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
@@ -209,15 +216,22 @@ class Site:
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
         self.rules = rules
-        self._unsent = frozenset((name,) for name in unsent)
+        self._routes = routes
+        # The longest first, since one may be mounted below another.
+        self._mounts = sorted(mounts, key=lambda mount: -len(mount[0]))
+        self._prefix = prefix
         self._forms = forms
-        self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = precompressed and files.only_name is None
 
     @property
     def has_forms(self) -> bool:
         """Whether a file may be sent in one form or another."""
         return self._has_sidecars or self._forms is not None
+
+    @property
+    def depends_on_accept(self) -> bool:
+        """Whether another Accept can lead to another file."""
+        return self._routes.has_fallback
 
     def respond(self, request: Request, now_s: int) -> Response:
         """Decides the answer when it is entered, and keeps what it needs open until the block ends.
@@ -237,7 +251,9 @@ class Site:
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
-        if self._depends_on_host(target):
+        if self._enter(target)[0] is not self:
+            return None
+        if self._depends_on_host(target) or self._routes.depends_on_accept(target):
             return None
         if self._archives is not None and self._archives.is_asked(target):
             return None
@@ -272,75 +288,53 @@ class Site:
     def find_route(self, request: Request, target: Target) -> Route:
         """Where `target` is looked for."""
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
-        own = [] if rule is not None and rule.is_forced else self._list_own(target)
-        rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
-        # What a redirect is for is not missing.
-        has_page = not isinstance(rule, Redirect) and self.files.only_name is None
-        return Route([*own, *rewritten, *([_NOT_FOUND_PAGE] if has_page else [])], rule, rewritten)
-
-    def _list_own(self, target: Target) -> list[Candidate]:
-        """What could answer `target` by itself, in the order in which it is looked for."""
-        only_name = self.files.only_name
-        if only_name is not None:
-            is_named = target.segments == (only_name,) and not target.is_folder
-            return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
-        if target.segments in self._unsent:
-            return []
-        if target.is_folder:
-            names = self._list_index(target.segments)
-            return [*names, *self._list_sidecars(names)]
-        names = [Candidate(target.segments, Kind.FILE)]
-        return [*names, Candidate(target.segments, Kind.FOLDER), *self._list_sidecars(names)]
-
-    def _list_rewritten(self, target: Target) -> list[Candidate]:
-        """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""
-        if self.files.only_name is not None:
-            return self._list_own(target)
-        if target.segments in self._unsent:
-            return []
-        names = self._list_index(target.segments)
-        if not target.is_folder:
-            names.insert(0, Candidate(target.segments, Kind.FILE))
-        return [*names, *self._list_sidecars(names)]
-
-    def _list_index(self, segments: tuple[bytes, ...]) -> list[Candidate]:
-        return [Candidate((*segments, name), Kind.FILE) for name in self._index]
-
-    def _list_sidecars(self, names: list[Candidate]) -> list[Candidate]:
-        """Sidecars of what is not there itself."""
-        if not self._has_sidecars:
-            return []
-        plain = [name for name in names if not name.segments[-1].endswith(_CODED_NAMES)]
-        return [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
+        return self._routes.find(request, target, rule)
 
     def tell(self, response: Response) -> Story[Plan]:
         """The story of the request of `response`, which is told what has to be closed, and what can be
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
-        plan = yield from self._tell(response, target)
-        return apply_policy(plan, response.policy or self._find_policy(request, target))
+        site, local = self._enter(target)
+        plan = yield from site._tell(response, target, local)
+        policy = response.policy or self._find_policy(request, target)
+        if response.depends_on_accept:
+            policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
+        return apply_policy(plan, policy)
 
-    def _tell(self, response: Response, target: Target) -> Story[Plan]:
-        """The same before the owner's policy. Where a file is the answer, it is that of the file."""
+    def _enter(self, target: Target) -> tuple[Site, Target]:
+        """The site that `target` is in, and the target there."""
+        for prefix, mounted in self._mounts:
+            if target.segments[: len(prefix)] == prefix:
+                return mounted, target._replace(segments=target.segments[len(prefix) :])
+        return self, target
+
+    def _tell(self, response: Response, target: Target, local: Target) -> Story[Plan]:
+        """The same before the owner's policy. Where a file is the answer, it is that of the file.
+
+        `local` is what `target` means below this root.
+        """
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
-        if self._archives is not None and self._archives.is_asked(target):
-            download = yield _Pack(self._archives, request, target, response.now_s)
+        if not local.segments and not local.is_folder:
+            # Where another folder is mounted, its slash is missing.
+            return plan_redirect(format_folder_location(target))
+        if self._archives is not None and self._archives.is_asked(local):
+            download = yield _Pack(self._archives, request, local, response.now_s)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, target)
-        candidates = route.candidates
+        route = response.route = self.find_route(request, local)
+        wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
-            found = yield _Find(self.files, candidates, list_wanted(codings) if self._has_sidecars else ())
+            found = yield _Find(self.files, route.candidates, wanted)
         except Refused as refused:
             # A page that cannot be shown changes nothing about what was not found before it.
-            is_page = refused.candidate is _NOT_FOUND_PAGE
-            return plan_error(request, 404 if is_page else refused.status)
+            is_page = refused.candidate is not None and refused.candidate is route.page
+            return (yield from self._tell_error(response, 404 if is_page else refused.status))
         response.found = found
         if found is None:
             if isinstance(route.rule, Redirect):
@@ -348,7 +342,18 @@ class Site:
             return plan_error(request, 404)
         if found.variant is None:
             return plan_redirect(format_folder_location(target))
-        policy = self._find_policy(request, target, found.candidate.segments)
+        location = route.find_location(found.candidate)
+        if location is not None:
+            # Behind its clean URL may be a file of that name.
+            is_hidden = yield _Exists(self.files, self._routes.find_plain(found.candidate))
+            if not is_hidden:
+                return plan_redirect(location)
+            if local.is_folder:
+                return plan_error(request, 404)
+        policy = self._find_policy(request, target, (*self._prefix, *found.candidate.segments))
+        response.depends_on_accept = found.candidate is route.fallback or (
+            route.is_error(found.candidate) and self._routes.depends_on_accept(local)
+        )
         if not route.is_error(found.candidate):
             response.policy = policy
         if found.candidate.coding is None:
@@ -366,14 +371,35 @@ class Site:
             return plan_error(request, refused.status)
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
-        is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
-        coding, digest = form.variant.coding, form.variant.digest
+        if response.depends_on_accept:
+            policy = response.policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
+        digest = form.variant.digest
         is_lasting = response.is_settled and (digest is None or digest.is_of_content)
-        if form.kept is not None and is_first and is_lasting:
+        if form.kept is not None and is_lasting and not self._depends_on_host(target):
+            before = route.list_before(found.candidate)
             response.match = Match(
-                form.kept, form.base, coding, digest, form.content_type, form.varies, policy
+                form.kept,
+                form.base,
+                form.variant.coding,
+                digest,
+                form.content_type,
+                form.varies,
+                policy,
+                self.files,
+                self.files.find_absent(before) if before else None,
             )
         return self._plan_file(request, form, response.now_s)
+
+    def _tell_error(self, response: Response, status: int) -> Story[Plan]:
+        """The answer when what was asked for cannot be looked up."""
+        page = self._routes.find_page(status)
+        found = None if page is None or status == 404 else (yield _FindPage(self.files, page))
+        if found is None or found.variant is None:
+            return plan_error(response.request, status)
+        response.found = found
+        return plan_error_page(
+            response.request, status, found.variant, find_content_type(found.candidate.segments[-1])
+        )
 
     def _find_form(
         self, response: Response, found: Found, codings: Codings, policy: Policy
@@ -384,7 +410,7 @@ class Site:
         # RFC 9111 §5.2.2.6: who asks others to leave the content as it is, means it.
         may_be_made = self._forms is not None and "no-transform" not in (policy.cache_control or "").lower()
         shrinks = may_be_made and is_compressible(content_type)
-        varies = shrinks or (self._has_sidecars and not name.endswith(_CODED_NAMES))
+        varies = shrinks or (self._has_sidecars and not name.endswith(CODED_NAMES))
         variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
         is_acceptable = True
         try:
@@ -496,6 +522,7 @@ class Response:
     __slots__ = (
         "_site",
         "archive",
+        "depends_on_accept",
         "found",
         "is_settled",
         "made",
@@ -514,11 +541,13 @@ class Response:
         self.now_s = now_s
         self.rules = site.rules
         """The rules by which it is told."""
-        self.route = _NOWHERE
+        self.route = NOWHERE
         self.found: Found | None = None
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
         self.archive: FolderArchive | None = None
+        self.depends_on_accept = False
+        """Whether another Accept could have got another file."""
         self.is_settled = True
         """Whether the same request gets the same answer again, as long as the files do not change."""
         self.match: Match | None = None

@@ -94,7 +94,11 @@ def _explain_rules(site: Site, response: Response) -> _Rows:
         else:
             path = b"/".join(rule.target.segments).decode("utf-8", "backslashreplace")
             what = f"sends /{path} as {rule.status}"
-        used = what if response.route.obeys(found) else "not used, as there is something of that name"
+        used = (
+            what
+            if response.route.obeys(None if found is None else found.candidate)
+            else "not used, as there is something of that name"
+        )
         rows.append(("rule", f"{rule.origin}, {used}"))
     if site.rules is not None:
         target = parse_target(response.request.method, response.request.target)

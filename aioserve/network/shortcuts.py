@@ -142,7 +142,6 @@ class Shortcuts:
     ) -> None:
         self._site = site
         self._files = site.files
-        self._looked_at = site.files.looked_at
         self._clock = clock
         # What stands in a head between the fields Date and Connection.
         self._server_lines = format_fields(server_field)
@@ -150,8 +149,9 @@ class Shortcuts:
         self._max_line_bytes = max_line_bytes
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, max_head_bytes)
         self._has_forms = site.has_forms
+        self._has_fallback = site.depends_on_accept
         self._has_origins = site.policies.depends_on_origin
-        self._lines: dict[tuple[Codings, str | None], dict[bytes, Known]] = {}
+        self._lines: dict[tuple[Codings, str | None, bool], dict[bytes, Known]] = {}
         self._absent: dict[bytes, tuple[Absent, Request]] = {}
         self._blocks: dict[bytes, Asked | None] = {}
 
@@ -168,10 +168,14 @@ class Shortcuts:
         known = asked.lines.get(head[:end])
         if known is None or not known.match.kept.is_held or known.until_s < self._clock.now_s:
             return self._look_up(head, end, asked)
-        (kept, base, *_), answers, request, _ = known
-        if not (kept in self._looked_at or self._files.is_current(kept)):
+        match, answers, request, _ = known
+        kept, base, before, files = match.kept, match.base, match.before, match.files
+        if not (kept in files.looked_at or files.is_current(kept)):
             return None
-        if base is not None and not (base in self._looked_at or self._files.is_current(base)):
+        if base is not None and not (base in files.looked_at or files.is_current(base)):
+            return None
+        if before is not None and not files.is_absent(before):
+            del asked.lines[head[:end]]
             return None
         ready = answers.get(asked.key) or self._prepare(known, asked)  # type: ignore[arg-type]
         if ready is None:
@@ -270,13 +274,16 @@ class Shortcuts:
         # A form that is not there may come at any time; that it is missing does no harm for a while.
         is_fixed = not match.varies or find_codings(request.fields) == IDENTITY_ONLY
         until_s = math.inf if is_fixed else self._clock.now_s + _FORMS_AGAIN_S
-        answers = match.kept.find_answers((request.method, match[2:]))
+        role = request.method, match.coding, match.content_type, match.varies, match.policy
+        answers = match.kept.find_answers(role)
         lines[line] = Known(match, answers, request._replace(fields=_NO_FIELDS), until_s)
 
     def _find_lines(self, fields: Fields) -> dict[bytes, Known]:
-        """The lines that are known for clients that take the same codings and ask for the same origin."""
+        """The lines that are known for clients that take the same codings, ask for the same origin, and want
+        a page or not, as far as that makes a difference."""
         codings = find_codings(fields) if self._has_forms else IDENTITY_ONLY
-        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields)), {})
+        wants_page = self._has_fallback and prefers_html(fields.get("accept"))
+        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), wants_page), {})
 
     def _read_block(self, block: bytes) -> Asked | None:
         """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1
@@ -306,7 +313,7 @@ class Shortcuts:
 
     def _find_lines_of(self, block: bytes) -> dict[bytes, Known] | None:
         """The lines that are known for what `block` asks for; None when that has to be read."""
-        if self._has_origins and _ORIGIN_NAME.search(block):
+        if self._has_fallback or (self._has_origins and _ORIGIN_NAME.search(block)):
             return None
         if not self._has_forms:
             return self._find_lines(_NO_FIELDS)

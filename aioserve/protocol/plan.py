@@ -84,6 +84,8 @@ class Plan(NamedTuple):
 # Revalidation costs one short exchange and is never stale.
 _REVALIDATE: Field = ("Cache-Control", "no-cache")
 
+_RETRY_AFTER: Field = ("Retry-After", str(RETRY_AFTER_S))
+
 # A type is what Content-Type says: no browser may guess another from the bytes.
 _NOSNIFF: Field = ("X-Content-Type-Options", "nosniff")
 
@@ -264,6 +266,7 @@ def plan_error_page(
         _REVALIDATE,
         *((_VARY_ENCODING,) if varies else ()),
         _NOSNIFF,
+        *((_RETRY_AFTER,) if status == 503 else ()),
     )
     sends = request.method == "GET" and variant.size_bytes > 0
     return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
@@ -290,7 +293,7 @@ def plan_error(request: Request | None, status: int, fields: tuple[Field, ...] =
     if status == 405:
         fields += (("Allow", ", ".join(ALLOWED_METHODS)),)
     elif status == 503:
-        fields += (("Retry-After", str(RETRY_AFTER_S)),)
+        fields += (_RETRY_AFTER,)
     if request is not None and prefers_html(request.fields.get("accept")):
         content_type, body = "text/html; charset=utf-8", _format_page(status)
     else:

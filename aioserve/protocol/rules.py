@@ -15,8 +15,9 @@ from aioserve.protocol.message import Request
 from aioserve.protocol.patterns import Captures, Pattern, Template, quote_capture
 from aioserve.protocol.target import Target
 
-# What was decided for a target is remembered for so many of them.
-_MAX_REMEMBERED = 1024
+# What was decided for a target is remembered for so many of them. Those of files that are asked for again and
+# again are remembered with their answers, so there are few here.
+_MAX_REMEMBERED = 256
 
 Field = tuple[str, str]
 
