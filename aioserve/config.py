@@ -759,6 +759,14 @@ class Config(_Table, embeddable=True):
         "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
         "on in serve and static-web-server; off in nginx and Caddy",
     )
+    etag: str = _option(
+        "mtime",
+        _choice("mtime", "hash"),
+        "--etag",
+        _CONTENT,
+        "Make entity tags of time and size of a file, or of a hash of its content, read once for that.",
+        "time and size in nginx and Caddy; hash in serve (serve-handler: etag)",
+    )
     server_header: bool = _option(
         True,
         _SWITCH,

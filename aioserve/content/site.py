@@ -40,10 +40,11 @@ from aioserve.protocol.plan import (
 from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
 from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
-from aioserve.protocol.variant import Variant
+from aioserve.protocol.variant import Digest, Variant
 
-if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
+if TYPE_CHECKING:  # loaded where they are wanted
     from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
+    from aioserve.content.digests import Digests
     from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
@@ -133,6 +134,17 @@ class _Make(NamedTuple):
         return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
+class _Hash(NamedTuple):
+    digests: Digests
+    found: Found
+
+    def at_once(self) -> Digest:
+        return self.digests.find_at_once(self.found)
+
+    async def wait(self) -> Digest:
+        return await self.digests.find(self.found)
+
+
 class _Pack(NamedTuple):
     archives: Archives
     request: Request
@@ -163,8 +175,8 @@ class _List(NamedTuple):
 class Match(NamedTuple):
     """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
 
-    `kept` is what is sent, in `coding`. `base` is the file whose form that is, when that has a file of its
-    own: both have to be current.
+    `kept` is what is sent, in `coding`, with `digest`. `base` is the file whose form that is, when that has
+    a file of its own: both have to be current.
     """
 
     kept: Kept
@@ -173,6 +185,7 @@ class Match(NamedTuple):
     """What must not be there, as it would be the answer."""
     files: Files
     coding: str | None
+    digest: Digest | None
     content_type: str
     varies: bool
     policy: Policy
@@ -195,8 +208,8 @@ class Site:
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
     `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
-    downloads; `listings` show those without an index. `mounts` are other sites, with the segments below which
-    they are; these know them as their `prefix`.
+    downloads; `listings` show those without an index. With `digests`, entity tags are made of contents.
+    `mounts` are other sites, with the segments below which they are; these know them as their `prefix`.
     """
 
     def __init__(
@@ -211,12 +224,14 @@ class Site:
         rules: Rules | None = None,
         archives: Archives | None = None,
         listings: Listings | None = None,
+        digests: Digests | None = None,
         mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
         prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
         self._listings = listings
+        self._digests = digests
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
         self._routes = routes
@@ -262,7 +277,7 @@ class Site:
 
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
         """The answer to a request that `match` is for; it uses the handle that is kept."""
-        variant = match.kept.variant._replace(coding=match.coding)
+        variant = match.kept.variant._replace(coding=match.coding, digest=match.digest)
         plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
         return apply_policy(plan, match.policy)
 
@@ -397,11 +412,17 @@ class Site:
             return plan_error_page(
                 request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
             )
+        try:
+            form = yield from self._add_digest(form, found)
+        except Refused as refused:
+            return plan_error(request, refused.status)
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         if response.depends_on_accept:
             policy = response.policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
-        if form.kept is not None and response.is_settled and not self._depends_on_host(target):
+        digest = form.variant.digest
+        is_lasting = response.is_settled and (digest is None or digest.is_of_content)
+        if form.kept is not None and is_lasting and not self._depends_on_host(target):
             before = route.list_before(found.candidate)
             response.match = Match(
                 form.kept,
@@ -409,6 +430,7 @@ class Site:
                 self.files.find_absent(before) if before else None,
                 self.files,
                 form.variant.coding,
+                digest,
                 form.content_type,
                 form.varies,
                 policy,
@@ -515,6 +537,17 @@ class Site:
         else:
             variant = response.made = share(kept.variant)
         return plain._replace(variant=variant, kept=kept)
+
+    def _add_digest(self, form: _Form, found: Found) -> Story[_Form]:
+        """`form` with the digest of its bytes, or of the file that it is made of while it is sent."""
+        variant = form.variant
+        if self._digests is None or variant.digest is not None:
+            return form
+        source = next(
+            one for one in (found, *found.sidecars) if one.variant and one.variant.handle is variant.handle
+        )
+        digest = yield _Hash(self._digests, source)
+        return form._replace(variant=variant._replace(digest=digest))
 
     def _find_form_of_orphan(self, found: Found, codings: Codings) -> _Form | None:
         """How a sidecar is sent that has no file beside it: as it is, or decoded."""

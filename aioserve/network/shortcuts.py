@@ -165,7 +165,7 @@ class Shortcuts:
         known = asked.lines.get(head[:end])
         if known is None:
             return self._look_up(head, end, asked)
-        (kept, base, before, files, _, _, _, _), answers, request, until_s = known
+        (kept, base, before, files, _, _, _, _, _), answers, request, until_s = known
         if not kept.is_held or until_s < self._clock.now_s:
             return self._look_up(head, end, asked)
         if not (kept in files.looked_at or files.is_current(kept)):

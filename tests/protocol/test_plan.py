@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,8 @@ from aioserve.protocol.plan import (
     plan_redirect,
 )
 from aioserve.protocol.variant import Variant
+
+T = TypeVar("T")
 
 NOW_S = 1_700_000_000
 MTIME_S = NOW_S - 1000
@@ -61,6 +64,9 @@ class OpenText:
         raise ValueError("no descriptor")
 
     async def call(self, function: Callable[[int], int]) -> int:
+        raise ValueError("no descriptor")
+
+    def call_in_thread(self, function: Callable[[int], T]) -> T:
         raise ValueError("no descriptor")
 
     def share(self) -> OpenText:
