@@ -1100,6 +1100,9 @@ LINES_OF_BLOCKS = [
     b"eXPECT: tea\r\n",
     b"Range: bytes=0-1\r\n",
     b"rANGE:bytes=0-1\r\n",
+    b"Want-Repr-Digest: sha-256=1\r\n",
+    b"wANT-rEPR-dIGEST:\r\n",
+    b"Want-Content-Digest: sha-256=1\r\n",
     b"Referer: http://a/\r\n",
     b"If-Match: *\r\n",
     b"iF-nONE-mATCH: *\r\n",
@@ -1148,4 +1151,5 @@ class TestPlainBlocks:
         assert parse_body_length(request) == 0
         assert not expects_continue(request)
         assert not [name for name in fields.values if name.startswith("if-") or name == "range"]
+        assert "want-repr-digest" not in fields.values
         assert set(fields.values) & {"content-length", "transfer-encoding", "expect"} == set()
