@@ -50,8 +50,8 @@ class Listings:
     """The lists of the folders of one site.
 
     Names with a dot in front are shown if `hidden`; at the root, the files named in `hide` never are.
-    `prefix` is where the site stands in the one that clients see. `patience_s` is how long an answer waits for
-    its ETag; None is as long as that takes.
+    `prefix` is where the site stands in the one that clients see. `patience_s` is how long an answer waits
+    for its ETag; None is as long as that takes.
     """
 
     def __init__(
