@@ -599,7 +599,7 @@ class Config(_Table, embeddable=True):
         _MOUNTS,
         "--mount",
         _CONTENT,
-        "Serve another folder below a path; may be repeated. Rules and --spa are for ROOT alone.",
+        "Serve another folder below a path; may be repeated. The files of rules and --spa are those of ROOT.",
         "granian: --static-path-mount; nginx: alias",
     )
     spa: str | None = _option(

@@ -325,7 +325,7 @@ class Site:
         """
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
         if isinstance(rule, Rewrite):
-            site, inside = self._whole._enter(rule.target)
+            site, inside = self._whole.enter(rule.target)
             rule = rule._replace(target=inside) if site is self else None
         return self._routes.find(request, local, rule)
 
