@@ -284,7 +284,7 @@ class Site:
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
-        if self._enter(target)[0] is not self:
+        if self.enter(target)[0] is not self:
             return None
         if self._depends_on_host(target) or self._routes.depends_on_accept(target):
             return None
@@ -325,7 +325,7 @@ class Site:
         """
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
         if isinstance(rule, Rewrite):
-            site, inside = self._whole._enter(rule.target)
+            site, inside = self._whole.enter(rule.target)
             rule = rule._replace(target=inside) if site is self else None
         return self._routes.find(request, local, rule)
 
@@ -334,14 +334,14 @@ class Site:
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
-        site, local = self._enter(target)
+        site, local = self.enter(target)
         plan = yield from site._tell(response, target, local)
-        policy = response.policy or self._find_policy(request, target)
+        policy = response.policy or site._find_policy(request, target)
         if response.depends_on_accept:
             policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
         return apply_policy(plan, policy)
 
-    def _enter(self, target: Target) -> tuple[Site, Target]:
+    def enter(self, target: Target) -> tuple[Site, Target]:
         """The site that `target` is in, and the target there."""
         for prefix, mounted in self._mounts:
             if target.segments[: len(prefix)] == prefix:
@@ -356,7 +356,7 @@ class Site:
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
-        if not local.segments and not local.is_folder:
+        if not local.segments and not local.is_folder and self.files.only_name is None:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
@@ -393,6 +393,7 @@ class Site:
                 return plan_redirect(location)
             if local.is_folder:
                 return plan_error(request, 404)
+            response.is_settled = False
         policy = self._find_policy(request, target, (*self._prefix, *_name_plain(found.candidate)))
         response.depends_on_accept = found.candidate is route.fallback or (
             route.is_error(found.candidate) and self._routes.depends_on_accept(local)
@@ -449,7 +450,7 @@ class Site:
 
     def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
-        if self._routes.is_unsent(segments):
+        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
             return True
         return rules is not None and rules.forces(
             Target((*self._prefix, *segments), is_folder=False, query=None), host

@@ -121,6 +121,7 @@ class OpenSite:
         routes = Routes(
             index=config.index,
             only_name=files.only_name,
+            is_mounted=bool(prefix),
             sidecars=config.precompressed,
             unsent=unsent,
             clean_urls=config.clean_urls,

@@ -28,6 +28,7 @@ from aioserve.protocol.negotiation import (
     Codings,
     find_codings,
     prefers_html,
+    wants_page,
 )
 from aioserve.protocol.plan import Bytes, Field, Parts, Pieces, Plan, Slice, find_conditions
 from aioserve.protocol.variant import Handle
@@ -280,8 +281,8 @@ class Shortcuts:
         """The lines that are known for clients that take the same codings, ask for the same origin, and want
         a page or not, as far as that makes a difference."""
         codings = find_codings(fields) if self._has_forms else IDENTITY_ONLY
-        wants_page = self._has_fallback and prefers_html(fields.get("accept"))
-        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), wants_page), {})
+        is_page = self._has_fallback and wants_page(fields.get("accept"))
+        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), is_page), {})
 
     def _find_lines_for(self, codings: bytes) -> dict[bytes, Known]:
         """The same for clients that say nothing else of what they want."""
