@@ -104,7 +104,12 @@ class _ServeCommand(click.Command):
 
 
 def _is_value(option: Option, words: list[str]) -> bool:
-    """Whether there is a word, and it can be the value of `option`."""
+    """Whether there is a word, and it can be the value of `option`.
+
+    `--spa build` has no value where `build` is a folder: that is ROOT, as it is for other servers.
+    """
+    if words and option.name == "spa" and os.path.isdir(words[0]):
+        return False
     try:
         return bool(words) and not words[0].startswith("-") and bool(option.kind.read(words[0]))
     except ValueError:
@@ -140,8 +145,9 @@ def _read_words(root: str | None, flags: Mapping[str, object]) -> tuple[str, Set
     if root is not None and "directory" in given:
         console.fail(2, "ROOT and --directory are the same option, expected one of the two")
     root = settings.console.directory or "." if root is None else root
-    if problem := _find_root_problem(root):
-        console.fail(2, problem)
+    for folder in (root, *(folder for _, folder in settings.config.mounts)):
+        if problem := _find_root_problem(folder):
+            console.fail(2, problem)
     return root, settings
 
 
@@ -305,6 +311,13 @@ def _run(root: str, settings: Settings) -> int:
     from aioserve.network.descriptors import raise_descriptor_limit
 
     raise_descriptor_limit()
+    if settings.config.browse and settings.config.browse_template:
+        from aioserve.network.open_site import load_renderer
+
+        try:
+            load_renderer(settings.config)
+        except ConfigError as error:
+            console.fail(2, str(error))
     console.log_set_up(settings, make_loop.__module__)
     try:
         if count > 1:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
 
@@ -213,6 +214,50 @@ def _read_path(value: object) -> str | None:
     raise ValueError
 
 
+def _read_page_option(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        segments = value.removeprefix("/").split("/")
+        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
+            return "/".join(segments)
+    raise ValueError
+
+
+def _read_mounts(value: object) -> tuple[tuple[str, str], ...]:
+    """Paths of URLs, and the folders that are there."""
+    if isinstance(value, str):
+        value = [line for line in value.split("\n") if line.strip()]
+    if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
+        raise ValueError
+    mounts: dict[str, str] = {}
+    for index, item in enumerate(value):
+        path, folder = _read_mount(item, index)
+        if path in mounts:
+            raise _WrongPart(f"[{index}]", item, "each path once")
+        mounts[path] = folder
+    return tuple(mounts.items())
+
+
+def _read_mount(item: object, index: int) -> tuple[str, str]:
+    if isinstance(item, Mapping) and set(item) == {"path", "root"}:
+        item = item["path"], item["root"]
+    elif isinstance(item, str):
+        path, _equals, folder = item.partition("=")
+        item = path.strip(), folder.strip()
+    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        path, folder = item
+        names = path.strip("/").split("/")
+        is_path = path.startswith("/") and not any(name in ("", ".", "..") for name in names)
+        if is_path and folder and not set("\0\n") & set(path + folder):
+            return "/" + "/".join(names), folder
+    raise _WrongPart(f"[{index}]", item, "a path and a folder, such as /docs=../site")
+
+
+def _show_mounts(value: object) -> str:
+    return "\n".join(f"{path}={folder}" for path, folder in _read_mounts(value))
+
+
 def _show_switch(value: object) -> str:
     return "on" if value else "off"
 
@@ -326,7 +371,8 @@ def _format_part(index: int, key: str) -> str:
     return f"[{index}].{key}" if key else f"[{index}]"
 
 
-_ERROR_STATUSES = range(400, 600)
+# The errors that can have to do with a path. Others are about the request, and programs get them.
+_ERROR_STATUSES = {403, 404, *range(500, 600)}
 
 
 def _read_errors(value: object) -> object:
@@ -344,16 +390,18 @@ def _read_errors(value: object) -> object:
         status, path = item
         number = int(status) if isinstance(status, str) and re.fullmatch("[0-9]{3}", status) else status
         if not isinstance(number, int) or number not in _ERROR_STATUSES or number in pages:
-            raise _WrongPart("", status, "a status from 400 to 599, once, such as 404")
+            raise _WrongPart("", status, "403, 404, or a status from 500 to 599, once")
         pages[number] = _read_page(f".{number}", path)
     return tuple(sorted(pages.items()))
 
 
 def _read_page(part: str, value: object) -> str:
-    if isinstance(value, str):
-        segments = value.removeprefix("/").split("/")
-        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
-            return "/".join(segments)
+    try:
+        page = _read_page_option(value)
+    except ValueError:
+        page = None
+    if page is not None:
+        return page
     raise _WrongPart(part, value, "the path of a file in the root, such as 404.html")
 
 
@@ -365,6 +413,21 @@ def _show_table(value: object) -> str:
 _SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
 _HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
 _NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
+_PAGE = Kind(
+    "[FILE]",
+    "the path of a file in the root, such as index.html",
+    _read_page_option,
+    lambda value: str(value or ""),
+    bare="index.html",
+)
+_MOUNTS = Kind(
+    "/PATH=FOLDER",
+    "paths and folders, such as /docs=../site",
+    _read_mounts,
+    _show_mounts,
+    repeatable=True,
+    separator="\n",
+)
 _PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
 _REDIRECTS = Kind(
     "TABLES",
@@ -531,6 +594,30 @@ class Config(_Table, embeddable=True):
         "File that stands for its folder; may be repeated, the first that exists is taken.",
         "http.server has index.html and index.htm",
     )
+    mounts: tuple[tuple[str, str], ...] = _option(
+        (),
+        _MOUNTS,
+        "--mount",
+        _CONTENT,
+        "Serve another folder below a path; may be repeated. The files of rules and --spa are those of ROOT.",
+        "granian: --static-path-mount; nginx: alias",
+    )
+    spa: str | None = _option(
+        None,
+        _PAGE,
+        "-s --single --spa",
+        _CONTENT,
+        "Send this file where a browser asks for a page that does not exist; without a value index.html.",
+        "serve: --single; sirv: --single [FILE]; miniserve: --spa",
+    )
+    clean_urls: bool = _option(
+        False,
+        _SWITCH,
+        "--pretty-urls --clean-urls",
+        _CONTENT,
+        "Send about.html for /about, and redirect /about.html and /about/ to there.",
+        "serve: cleanUrls; miniserve: --pretty-urls",
+    )
     hidden: bool = _option(
         False,
         _SWITCH,
@@ -546,6 +633,22 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
+    )
+    browse: bool = _option(
+        False,
+        _SWITCH,
+        "--browse",
+        _CONTENT,
+        "Show a folder without an index as a list: a page, JSON or text.",
+        "Caddy: --browse, off; http.server, miniserve and serve list by default",
+    )
+    browse_template: str | None = _option(
+        None,
+        _PATH,
+        "--browse-template",
+        _CONTENT,
+        "Make the page of --browse from this Jinja2 template.",
+        "Caddy: browse TEMPLATE",
     )
     cache_control: tuple[str, ...] = _option(
         (),
@@ -591,7 +694,7 @@ class Config(_Table, embeddable=True):
         _SWITCH,
         "--data",
         _CONTENT,
-        "Serve data to programs: --cors for all unless given, and 206 also for HEAD with Range.",
+        "Serve data to programs that read parts of it: --cors for all unless given, 206 for HEAD with Range.",
     )
     rules: bool = _option(
         True,
@@ -656,6 +759,14 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
         "on in serve and static-web-server; off in nginx and Caddy",
+    )
+    etag: str = _option(
+        "mtime",
+        _choice("mtime", "hash"),
+        "--etag",
+        _CONTENT,
+        "Make entity tags of time and size of a file, or of a hash of its content, read once for that.",
+        "time and size in nginx and Caddy; hash in serve (serve-handler: etag)",
     )
     server_header: bool = _option(
         True,
@@ -1000,6 +1111,9 @@ def _find_in_table(
         if option.kind is _PATH and isinstance(value, str) and value:
             # A path in a file starts at the file, wherever the command is run.
             value = os.path.join(os.path.dirname(path), value)
+        elif option.kind is _MOUNTS:
+            with suppress(ValueError):
+                value = [f"{at}={os.path.join(os.path.dirname(path), to)}" for at, to in _read_mounts(value)]
         yield option, where, value
 
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 
 # These make values for the rooms out of the options.
-SEE_CONFIG = {"network.server", "network.workers"}
+SEE_CONFIG = {"network.open_site", "network.server", "network.workers"}
 
 # What waits, opens, logs, or asks for the time.
 FORBIDDEN_IN_PROTOCOL = {"os", "io", "socket", "ssl", "asyncio", "time", "logging"}

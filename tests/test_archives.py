@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,6 +167,28 @@ class TestAnswers:
     def test_it_is_off_until_it_is_wanted(self, root: Path) -> None:
         with running_server(root) as server:
             assert httpx.get(server.url + "photos/?archive=zip").text == "<title>photos</title>"
+
+
+class TestRules:
+    """What the owner's rules keep from everybody is in no archive."""
+
+    @pytest.fixture
+    def ruled(self, tmp_path: Path) -> Iterator[RunningServer]:
+        (tmp_path / "closed").mkdir()
+        for name in ("closed/secret", "page", "_headers"):
+            (tmp_path / name).touch()
+        (tmp_path / "_redirects").write_text("/closed/* /page 302!\n/missing /page\n")
+        with running_server(tmp_path, "--archive") as server:
+            yield server
+
+    def test_files_that_nobody_gets_are_left_out(self, ruled: RunningServer) -> None:
+        data = httpx.get(ruled.url + "?archive=zip").content
+
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            assert archive.namelist() == ["files/", "files/page", "files/closed/"]
+
+    def test_a_folder_that_leads_elsewhere_does_so(self, ruled: RunningServer) -> None:
+        assert httpx.get(ruled.url + "closed/?archive=zip").status_code == 302
 
 
 class TestTreeThatChanges:

@@ -383,6 +383,50 @@ class TestRoot:
         assert done.stderr == f"aioserve: cannot serve {root}: No such file or directory\n"
 
 
+class TestOptionsWithOrWithoutAValue:
+    """What follows such a flag is its value only if it could be."""
+
+    @pytest.mark.parametrize(
+        ("words", "allowed"),
+        [
+            pytest.param(["--cors", "ROOT"], "*", id="before the root"),
+            pytest.param(["ROOT", "--cors"], "*", id="at the end"),
+            pytest.param(["--cors", "--coi", "ROOT"], "*", id="before another flag"),
+            pytest.param(["--cors", "--", "ROOT"], "*", id="before the end of the flags"),
+            pytest.param(["--cors", "null", "ROOT"], None, id="with a value"),
+            pytest.param(["--cors=*", "ROOT"], "*", id="with a value behind a sign"),
+            pytest.param(
+                ["--cors", "http://a", "--cors", "http://b", "ROOT"], None, id="with a value, twice"
+            ),
+        ],
+    )
+    def test_a_flag_takes_no_word_that_is_something_else(
+        self, root: Path, words: list[str], allowed: str | None
+    ) -> None:
+        done = run("check", *[str(root) if word == "ROOT" else word for word in words], "/page.txt")
+
+        found = re.search(r"Access-Control-Allow-Origin: (.*)", done.stdout)
+        assert done.returncode == 0
+        assert (found[1] if found else None) == allowed
+
+    @pytest.mark.parametrize(
+        ("words", "page"),
+        [
+            pytest.param(["-s", "ROOT"], "index.html", id="before the root, as for other servers"),
+            pytest.param(["ROOT", "--single", "--"], "index.html", id="before the end of the flags"),
+            pytest.param(["--spa", "app.html", "ROOT"], "app.html", id="with a value"),
+            pytest.param(["ROOT", "--spa=app.html"], "app.html", id="with a value behind a sign"),
+        ],
+    )
+    def test_a_folder_is_no_page_of_an_application(self, root: Path, words: list[str], page: str) -> None:
+        for name in ("index.html", "app.html"):
+            (root / name).write_text("page")
+        done = run("check", *[str(root) if word == "ROOT" else word for word in words], "/users")
+
+        assert done.returncode == 0
+        assert re.search(rf"file +{page}\n", done.stdout)
+
+
 class TestOptions:
     def test_a_variable_sets_an_option(self, root: Path) -> None:
         with running_server(root, environment={"AIOSERVE_INDEX": "page.txt"}) as server:

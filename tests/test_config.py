@@ -30,6 +30,15 @@ TABLES = {
 }
 
 
+# Texts of options that have none by default, and do not take just any.
+SAMPLES = {
+    "cache_control": "*.js: no-cache",
+    "cors": "https://a.example",
+    "header": "X: 1",
+    "mounts": "/docs=/srv",
+}
+
+
 def load(
     folder: Path, flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
@@ -110,6 +119,34 @@ def test_the_page_of_options_is_made_from_the_table() -> None:
         pytest.param("index", "a.html,b.html", ("a.html", "b.html"), id="commas separate index names"),
         pytest.param("index", ("a,b.html",), ("a,b.html",), id="an index name of a list can hold a comma"),
         pytest.param("index", "", (), id="no index name at all"),
+        pytest.param(
+            "header", "A: 1, 2\nB: 3", ("A: 1, 2", "B: 3"), id="lines separate fields, which may hold commas"
+        ),
+        pytest.param("header", ["A: 1", "A: 2"], ("A: 1", "A: 2"), id="a field may be there twice"),
+        pytest.param("header", "", (), id="no field at all"),
+        pytest.param(
+            "cache_control",
+            "*.js: public, max-age=3\n/**: no-store",
+            ("*.js: public, max-age=3", "/**: no-store"),
+            id="lines separate globs, whose values may hold commas",
+        ),
+        pytest.param(
+            "cache_control",
+            ('*: private="a, b"',),
+            ('*: private="a, b"',),
+            id="a directive can have a quoted value",
+        ),
+        pytest.param("cors", True, ("*",), id="origins can be a switch that is on"),
+        pytest.param("cors", "on", ("*",), id="origins can be the word on"),
+        pytest.param("cors", False, (), id="origins can be a switch that is off"),
+        pytest.param("cors", "", (), id="no origin at all"),
+        pytest.param(
+            "cors",
+            "https://App.example/,null",
+            ("https://app.example", "null"),
+            id="origins are read as browsers send them",
+        ),
+        pytest.param("cors", ["http://a:80"], ("http://a",), id="an origin has no port of its scheme"),
         pytest.param("hidden", True, True, id="a switch is a bool"),
         pytest.param("hidden", "on", True, id="a switch can be on"),
         pytest.param("hidden", "YES", True, id="a switch can be YES"),
@@ -146,6 +183,24 @@ def test_a_value_can_be_written(option: str, value: object, expected: object) ->
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
+        pytest.param("header", "A", "a name, a colon and a value", id="a field has a colon"),
+        pytest.param("header", "A:", "a name, a colon and a value", id="a field has a value"),
+        pytest.param("header", "A b: c", "the name of a header field", id="a name is a token"),
+        pytest.param("header", ["A: b\r\nC: d"], "ASCII characters", id="a field is one line"),
+        pytest.param("header", "A: \u00fc", "ASCII characters", id="a field is ASCII"),
+        pytest.param("header", "Content-Length: 1", "where the answer ends", id="the length is the server's"),
+        pytest.param("header", "content-type: x", "other than Content-Type", id="the type is each file's"),
+        pytest.param("header", "Transfer-Encoding: x", "where the answer ends", id="and so is the framing"),
+        pytest.param("header", 3, "fields such as", id="a number is no field"),
+        pytest.param("cache_control", "max-age=3", "a glob, a colon", id="a value needs a glob"),
+        pytest.param(
+            "cache_control", "*.js: a b", "a glob, a colon", id="directives are separated by commas"
+        ),
+        pytest.param("cache_control", "*.js: ", "a glob, a colon", id="a glob needs a value"),
+        pytest.param("cache_control", "{a: no-cache", "braces are closed", id="braces are closed"),
+        pytest.param("cors", "app.example", "origins such as", id="an origin has a scheme"),
+        pytest.param("cors", "https://a/b", "origins such as", id="an origin has no path"),
+        pytest.param("cors", "https://*.example", "origins such as", id="an origin has no wildcard"),
         pytest.param("port", True, "a whole number from 0 to 65535", id="True is no port"),
         pytest.param("port", 65536, "a whole number from 0 to 65535", id="a port has 16 bits"),
         pytest.param("port", -1, "a whole number from 0 to 65535", id="a port is not negative"),
@@ -326,9 +381,9 @@ class TestPrecedence:
 
     @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
     def test_every_option_can_be_given_in_every_place(self, option: Option, tmp_path: Path) -> None:
-        written = option.kind.show(option.default) or "some"
+        written = option.kind.show(option.default) or SAMPLES.get(option.name, "some")
         (tmp_path / "some").touch()
-        wanted = written if option.default is None else option.default
+        wanted = None if option.kind.is_table else option.parse(written, "")
         places: list[tuple[dict[str, object], dict[str, str], str]] = []
         if option.flags:
             places.append(({option.name: written}, {}, ""))
@@ -345,7 +400,68 @@ class TestPrecedence:
             if option.kind.is_table:
                 assert value
             else:
-                assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
+                is_path = bool(text) and option.name in ("browse_template", "directory")
+                assert value == (str(tmp_path / written) if is_path else wanted)
+
+
+class TestMounts:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param("/docs=site\n/a/b=other", id="lines"),
+            pytest.param("\n /docs/ = site \n\n/a/b/=other\n", id="lines with blanks and slashes"),
+            pytest.param(["/docs=site", "/a/b=other"], id="texts"),
+            pytest.param([("/docs", "site"), ("/a/b", "other")], id="pairs"),
+            pytest.param([{"path": "/docs", "root": "site"}, {"path": "/a/b", "root": "other"}], id="tables"),
+        ],
+    )
+    def test_they_can_be_written_in_several_ways(self, value: object) -> None:
+        config = Config.from_options(mounts=value)
+
+        assert config.mounts == (("/docs", "site"), ("/a/b", "other"))
+
+    @pytest.mark.parametrize(
+        ("text", "folders"),
+        [
+            pytest.param("mounts = ['/docs=../site']", ["../site"], id="a text"),
+            pytest.param("[[mounts]]\npath = '/docs'\nroot = '../site'", ["../site"], id="a table"),
+            pytest.param("mounts = ['/docs=/srv/site']", ["/srv/site"], id="absolute"),
+        ],
+    )
+    def test_a_folder_in_a_file_starts_at_the_file(
+        self, tmp_path: Path, text: str, folders: list[str]
+    ) -> None:
+        (tmp_path / "aioserve.toml").write_text(text)
+
+        wanted = tuple(
+            ("/docs", str(tmp_path) + "/" + folder if folder[0] == "." else folder) for folder in folders
+        )
+        assert load(tmp_path).config.mounts == wanted
+
+    def test_a_folder_that_is_typed_starts_where_it_is_typed(self, tmp_path: Path) -> None:
+        assert load(tmp_path, {"mounts": "/docs=../site"}).config.mounts == (("/docs", "../site"),)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param("docs=site", id="no slash in front"),
+            pytest.param("/=site", id="the root itself"),
+            pytest.param("/a//b=site", id="an empty segment"),
+            pytest.param("/a/../b=site", id="a dot segment"),
+            pytest.param("/docs=", id="no folder"),
+            pytest.param("/docs", id="no equals sign"),
+            pytest.param([{"path": "/docs"}], id="a table without a root"),
+            pytest.param([{"path": "/docs", "root": "site", "spa": True}], id="a table with more"),
+            pytest.param([("/docs", "a\0b")], id="NUL"),
+        ],
+    )
+    def test_others_are_refused(self, value: object) -> None:
+        with pytest.raises(ConfigError, match="expected a path and a folder, such as"):
+            Config.from_options(mounts=value)
+
+    def test_one_place_cannot_have_two(self) -> None:
+        with pytest.raises(ConfigError, match="expected each path once"):
+            Config.from_options(mounts="/docs=a\n/docs/=b")
 
 
 class TestConsole:
@@ -655,9 +771,9 @@ class TestTables:
                 "[errors]\n404 = '../x'", "errors.404: got '../x', expected the path", id="a page outside"
             ),
             pytest.param(
-                "[errors]\n200 = 'x'", "errors: got '200', expected a status from 400", id="no error"
+                "[errors]\n200 = 'x'", "errors: got '200', expected 403, 404, or a status", id="no error"
             ),
-            pytest.param("[errors]\n0404 = 'x'", "errors: got '0404', expected a status", id="no status"),
+            pytest.param("[errors]\n0404 = 'x'", "errors: got '0404', expected 403, 404", id="no status"),
             pytest.param("errors = [404]", "errors: got [404], expected a table", id="a list of statuses"),
         ],
     )

@@ -1,6 +1,6 @@
 """Random edits of files and of their compressed forms between requests: no answer is of what was before.
 
-The two spans that test_never_stale shortens are shortened here too. Which form is sent may lag behind for some
+Two spans are shortened as in test_never_stale. Which form is sent may lag behind for some
 seconds, its bytes may not: each answer has to be one of the forms that there are at that moment.
 """
 

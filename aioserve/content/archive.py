@@ -20,6 +20,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
+from functools import cache
 from hashlib import blake2b
 from struct import Struct
 from threading import Lock
@@ -30,7 +31,7 @@ from aioserve.content.containment import Root
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.files import Files, Refused, find_lasting_version, find_racy_ns, find_status
 from aioserve.content.handle import read_at
-from aioserve.protocol.archive_layout import Layout, Member, Part
+from aioserve.protocol.archive_layout import Layout, Member, Part, Segment
 from aioserve.protocol.download import (
     Form,
     find_asked_form,
@@ -67,6 +68,9 @@ _MAX_SUMS = 65_536
 _STEP_LOOKS = 1000
 _STEP_READS = 16
 
+# How the last member is called when files could not be read.
+_NOTE_NAME = b"UNREADABLE"
+
 # The names of files that could not be read; more of them are counted.
 _MAX_NOTED = 10_000
 
@@ -83,6 +87,10 @@ _INT64 = range(-(1 << 63), 1 << 63)
 
 # What Linux opens by one path; where all links are followed, other systems open a quarter of that.
 _MAX_PATH_BYTES = 4095 if sys.platform == "linux" else 1023
+
+
+# Whether a file, whose name is given from the root on, is none of the site.
+LeavesOut = Callable[[tuple[bytes, ...]], bool]
 
 
 class TooLarge(Exception):
@@ -107,15 +115,17 @@ class _Compressor(Protocol):
 
 
 def list_forms() -> tuple[Form, ...]:
-    """The forms that this installation can make: for zstd it needs Python 3.14, or backports.zstd."""
+    """The forms that this installation can make: for zstd it needs Python 3.14, or backports.zstd.
+
+    The first call looks for them on the disk.
+    """
     return tuple(form for form in Form if form is not Form.TAR_ZST or _find_zstd() is not None)
 
 
 class Archives:
     """The folders of `files` as archives, read on `disk`.
 
-    Names for which `leaves_out` says so are left out, beside the hidden ones. `max_members` is how much one
-    may hold, `at_once` how many there may be at a time.
+    `max_members` is how much one may hold, `at_once` how many there may be at a time.
     """
 
     def __init__(
@@ -123,11 +133,9 @@ class Archives:
         files: Files,
         disk: Disk,
         *,
-        leaves_out: Callable[[tuple[bytes, ...]], bool] = lambda segments: False,
         max_members: int = MAX_MEMBERS,
         at_once: int = AT_ONCE,
     ) -> None:
-        self._leaves_out = leaves_out
         self._files = files
         self._disk = disk
         self._max_members = max_members
@@ -138,26 +146,33 @@ class Archives:
         """Whether a folder is wanted as a download."""
         return target.is_folder and find_asked_form(target.query) is not None
 
-    async def answer(self, request: Request, target: Target, now_s: int) -> Download | None:
+    async def answer(
+        self, request: Request, target: Target, now_s: int, leaves_out: LeavesOut
+    ) -> Download | None:
         """What is sent to GET or HEAD of a folder that is wanted as a download; None when there is none.
 
         The caller closes its pieces, and then the archive.
         """
-        asked, forms = find_asked_form(target.query), list_forms()
-        if asked not in forms:
-            return Download(plan_unknown_form(request, forms))
+        asked = find_asked_form(target.query)
         try:
-            archive = await self.open(target.segments, Form(asked))
+            if asked not in (Form.ZIP, Form.TAR, Form.TAR_GZ):
+                forms = await self._run(list_forms)
+                if asked not in forms:
+                    return Download(plan_unknown_form(request, forms))
+            archive = await self.open(target.segments, Form(asked), leaves_out)
         except TooLarge as error:
             return Download(plan_too_large(request, error.max_members))
         except Refused as refused:
             return Download(plan_error(request, refused.status))
         return None if archive is None else Download(plan_archive(request, archive, now_s=now_s), archive)
 
-    async def open(self, segments: tuple[bytes, ...], form: Form) -> FolderArchive | None:
+    async def open(
+        self, segments: tuple[bytes, ...], form: Form, leaves_out: LeavesOut = lambda segments: False
+    ) -> FolderArchive | None:
         """The archive of the folder at `segments`, which the caller closes; None when there is none.
 
-        Raises Refused when the folder cannot be read, or when no archive may be begun for now, and TooLarge.
+        Files for which `leaves_out` says so are left out; it is called in a thread. Raises Refused when the
+        folder cannot be read, or when no archive may be begun for now, and TooLarge.
         """
         if self._files.hides(segments):
             return None
@@ -165,7 +180,7 @@ class Archives:
         is_begun = False
         try:
             contents = Contents(ZipLayout() if form is Form.ZIP else TarLayout(), segments)
-            walk = _Walk(self._files, contents, self._max_members, self._leaves_out)
+            walk = _Walk(self._files, contents, self._max_members, leaves_out)
             steps = _Steps(self._disk, walk.run(form))
             try:
                 while await steps.advance(self._disk.queue_s) is not None:
@@ -181,6 +196,12 @@ class Archives:
         finally:
             if not is_begun:
                 self._places.release()
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        try:
+            return await self._disk.run(self, function, queue_s=self._disk.queue_s)
+        except Busy as busy:
+            raise Refused(503) from busy
 
     async def _take_place(self) -> None:
         try:
@@ -229,13 +250,12 @@ class Contents:
     def has_note_at(self, index: int) -> bool:
         return index == len(self.inodes)
 
-    def find_segments(self, index: int) -> tuple[bytes, ...]:
+    def find_segments(self, member: Member) -> tuple[bytes, ...]:
         """Where the file lies below the root."""
-        below = self.layout[index].name[len(self.top) + 1 :]
+        below = member.name[len(self.top) + 1 :]
         return (*self.segments, *below.split(b"/"))
 
-    def is_unchanged(self, index: int, status: os.stat_result) -> bool:
-        member = self.layout[index]
+    def is_unchanged(self, index: int, member: Member, status: os.stat_result) -> bool:
         return (
             stat.S_ISREG(status.st_mode)
             and self.devices[index] == status.st_dev
@@ -261,6 +281,10 @@ class _Folder(NamedTuple):
     segments: tuple[bytes, ...]
     above: _Above | None
 
+    def enter(self, name: bytes) -> _Folder:
+        """What has that name in it."""
+        return _Folder(self.name + b"/" + name, (*self.segments, name), self.above)
+
 
 class _Above(NamedTuple):
     identity: tuple[int, int]
@@ -278,7 +302,7 @@ class _Walk:
         files: Files,
         contents: Contents,
         max_members: int,
-        leaves_out: Callable[[tuple[bytes, ...]], bool],
+        leaves_out: LeavesOut,
     ) -> None:
         self._files = files
         self._contents = contents
@@ -287,7 +311,8 @@ class _Walk:
         self._leaves_out = leaves_out
         self._unreadable: list[bytes] = []
         self._unreadable_count = 0
-        self._top_names: set[bytes] = set()
+        self._looks = 0
+        self._note_names: set[bytes] = set()
 
     def run(self, form: Form) -> Generator[bool, None, None]:
         """Each step looks at some names. Nothing is appended when there is no folder. Raises Refused."""
@@ -295,47 +320,57 @@ class _Walk:
         with self._files.use_root() as root:
             if root is None:
                 return
-            waiting = [_Folder(contents.top, contents.segments, None)]
-            while waiting:
-                folder = waiting.pop()
-                below: list[_Folder] = []
-                yield from self._walk_folder(root, folder, below)
-                waiting += reversed(below)
+            # Of the folders that are walked now, those below that are still to be walked, the next one last.
+            path = [(yield from self._walk_folder(root, _Folder(contents.top, contents.segments, None)))]
+            while path:
+                folder, names = path[-1]
+                if names:
+                    path.append((yield from self._walk_folder(root, folder.enter(names.pop()))))
+                else:
+                    path.pop()
         if not len(contents.layout):
             return
         if self._unreadable_count:
             contents.append_note(self._find_note_name(), self._format_note())
         yield from self._digest(form)
 
-    def _walk_folder(self, root: Root, folder: _Folder, below: list[_Folder]) -> Generator[bool, None, None]:
+    def _walk_folder(self, root: Root, folder: _Folder) -> Generator[bool, None, tuple[_Folder, list[bytes]]]:
+        """Appends the folder and its files; gives it, and the names of the folders in it, the last first."""
+        below: list[bytes] = []
+        if self._ends_step():
+            yield True
         try:
             descriptor = root.open_folder(folder.segments)
         except OSError as error:
             self._leave_out(folder, error)
-            return
+            return folder, below
         try:
             status = os.fstat(descriptor)
             identity = (status.st_dev, status.st_ino)
             if _is_above(folder.above, identity):
-                return  # a link into a folder in which it lies
+                return folder, below  # a link into a folder in which it lies
             try:
                 names = self._list_names(descriptor)
             except OSError as error:
                 self._leave_out(folder, error)
-                return
+                return folder, below
             self._contents.append(folder.name, status)
-            above = _Above(identity, folder.above)
-            for count, name in enumerate(names):
-                if count % _STEP_LOOKS == 0:
+            is_top = folder.above is None
+            folder = folder._replace(above=_Above(identity, folder.above))
+            for name in names:
+                if self._ends_step():
                     yield True
-                member = _Folder(folder.name + b"/" + name, (*folder.segments, name), above)
-                if self._files.hides(member.segments) or self._leaves_out(member.segments):
+                member = folder.enter(name)
+                if self._files.hides(member.segments):
                     continue
-                if folder.above is None:
-                    self._top_names.add(name.lower())
-                self._look_at(root, descriptor, name, member, below)
+                if is_top and name[: len(_NOTE_NAME)].lower() == _NOTE_NAME.lower():
+                    self._note_names.add(name.lower())
+                if self._is_folder(root, descriptor, name, member):
+                    below.append(name)
         finally:
             os.close(descriptor)
+        below.reverse()
+        return folder, below
 
     def _list_names(self, descriptor: int) -> list[bytes]:
         names = []
@@ -347,10 +382,8 @@ class _Walk:
                     raise TooLarge(self._max_members)
         return sorted(names)
 
-    def _look_at(
-        self, root: Root, descriptor: int, name: bytes, member: _Folder, below: list[_Folder]
-    ) -> None:
-        """Appends a file, or puts a folder to those that are to be walked; leaves out what is neither."""
+    def _is_folder(self, root: Root, descriptor: int, name: bytes, member: _Folder) -> bool:
+        """Whether that is to be walked; a file is appended, and what is neither is left out."""
         try:
             status: os.stat_result | None = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             assert status is not None
@@ -362,16 +395,17 @@ class _Walk:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         except OSError as error:
             self._leave_out(member, error)
-            return
+            return False
         if status is None or stat.S_ISDIR(status.st_mode):
             self._count_one()
-            below.append(member)
-        elif stat.S_ISREG(status.st_mode):
+            return True
+        if stat.S_ISREG(status.st_mode) and not self._leaves_out(member.segments):
             self._count_one()
             try:
                 self._contents.append(member.name, status)
             except OverflowError as error:
                 raise TooLarge(self._max_members) from error
+        return False
 
     def _leave_out(self, member: _Folder, error: OSError) -> None:
         """Notes what cannot be read. Raises Refused when that says nothing about it alone."""
@@ -387,6 +421,10 @@ class _Walk:
         if len(self._unreadable) < _MAX_NOTED:
             self._unreadable.append(member.name)
 
+    def _ends_step(self) -> bool:
+        self._looks += 1
+        return self._looks % _STEP_LOOKS == 0
+
     def _count_one(self) -> None:
         self._count += 1
         if self._count > self._max_members:
@@ -394,10 +432,10 @@ class _Walk:
 
     def _find_note_name(self) -> bytes:
         # Without regard to case, since it may be unpacked where that does not count.
-        name, number = b"UNREADABLE.txt", 1
-        while name.lower() in self._top_names:
+        name, number = _NOTE_NAME + b".txt", 1
+        while name.lower() in self._note_names:
             number += 1
-            name = b"UNREADABLE-%d.txt" % number
+            name = b"%b-%d.txt" % (_NOTE_NAME, number)
         return self._contents.top + b"/" + name
 
     def _format_note(self) -> bytes:
@@ -548,38 +586,38 @@ class _Reading:
                     needs_sum = stop > segment.stop and self._layout.needs_sum(
                         segment._replace(part=Part.FOOT)
                     )
-                    yield from self._read(root, segment.number, begin, end, needs_sum=needs_sum)
+                    yield from self._read(root, segment, begin, end, needs_sum=needs_sum)
                     continue
                 crc = 0
                 if self._layout.needs_sum(segment):
                     if self._sums[segment.number] < 0:
-                        yield from self._read(root, segment.number, 0, 0, needs_sum=True)
+                        yield from self._read(root, segment, 0, 0, needs_sum=True)
                     crc = self._sums[segment.number]
                 yield self._layout.format(segment, crc)[begin:end]
 
     def _read(
-        self, root: Root, index: int, start: int, stop: int, *, needs_sum: bool
+        self, root: Root, segment: Segment, start: int, stop: int, *, needs_sum: bool
     ) -> Generator[bytes, None, None]:
         """The bytes `[start, stop)` of a content; all of it is read when its sum is needed and not known."""
+        index, member = segment.number, segment.member
         if self._contents.has_note_at(index):
             note = self._contents.note
             self._sums[index] = zlib.crc32(note)
             yield note[start:stop]
             return
-        size_bytes = self._layout[index].size_bytes
         try:
-            descriptor = root.open_file(self._contents.find_segments(index))
+            descriptor = root.open_file(self._contents.find_segments(member))
         except OSError as error:
             raise _Changed from error
         try:
             racy_ns = find_racy_ns()
             before = os.fstat(descriptor)
-            if not self._contents.is_unchanged(index, before):
+            if not self._contents.is_unchanged(index, member, before):
                 raise _Changed
             version = find_lasting_version(before, racy_ns)
             known = self._memory.find(version) if needs_sum else None
             crc, reads_all = 0, needs_sum and known is None
-            at, end = (0, size_bytes) if reads_all else (start, stop)
+            at, end = (0, member.size_bytes) if reads_all else (start, stop)
             while at < end:
                 piece = read_at(descriptor, at, min(PIECE_BYTES, end - at))
                 if not piece:
@@ -589,13 +627,14 @@ class _Reading:
                 yield piece[max(start - at, 0) : max(stop - at, 0)]
                 at += len(piece)
             # A file that has grown, or was written to while it was read, has another time or length.
-            if not self._contents.is_unchanged(index, os.fstat(descriptor)):
+            if not self._contents.is_unchanged(index, member, os.fstat(descriptor)):
                 raise _Changed
         finally:
             os.close(descriptor)
         if reads_all:
             self._memory.keep(version, crc)
-        self._sums[index] = crc if known is None else known
+        if needs_sum:
+            self._sums[index] = crc if known is None else known
 
 
 def _join(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
@@ -650,6 +689,7 @@ class _Zstd(Protocol):
     def ZstdCompressor(self, *, level: int) -> _Compressor: ...  # noqa: N802  # its name there
 
 
+@cache
 def _find_zstd() -> _Zstd | None:
     from importlib import import_module
 

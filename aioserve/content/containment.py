@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import operator
 import os
 import re
@@ -60,8 +61,11 @@ _TO_LOOK = _flags("O_PATH", "O_CLOEXEC")
 # With O_PATH, a folder that may be crossed need not be readable.
 _TO_CROSS = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
 _AS_ROOT = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
+# What a link leads to: its state, where O_PATH can tell it, else the state of what could be read.
+_TO_FOLLOW = _TO_LOOK if hasattr(os, "O_PATH") else _TO_READ
 _DIRECTORY = _flags("O_DIRECTORY")
 _NOFOLLOW = _flags("O_NOFOLLOW")
+_PATH = _flags("O_PATH")
 
 # What openat2 is told for each policy.
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
@@ -227,6 +231,32 @@ class Root:
             raise
         return True
 
+    def open_listed(self, segments: Sequence[bytes]) -> OpenFolder:
+        """The folder of that name, listed also where folders have no descriptors; the caller closes it.
+
+        Raises OSError as `open_folder` does.
+        """
+        if self._way is Way.NAME:
+            return OpenFolder(self, segments, -1, self._check_path(segments))
+        return OpenFolder(self, segments, self.open_folder(segments), b"")
+
+    def look(self, segments: Sequence[bytes]) -> os.stat_result:
+        """The state of what that name leads to, links and all, as far as they may be followed.
+
+        Raises OSError as `open_file` does.
+        """
+        if self._way is Way.NAME:
+            return os.stat(self._check_path(segments))
+        descriptor = self._open(segments, _TO_FOLLOW)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def follows_links(self) -> bool:
+        return self._symlinks is not Symlinks.NONE
+
     def _open(self, segments: Sequence[bytes], flags: int) -> int:
         if self._way is Way.NAME:
             return _open_last(self._check_path(segments), flags, None)
@@ -330,6 +360,52 @@ class Root:
         return path
 
 
+class OpenFolder:
+    """A folder below a root, opened to be listed, and what is in it. All of it may wait for a disk.
+
+    Names are texts as `os.fsdecode` makes them: that is how they come, and a listing has many.
+    """
+
+    __slots__ = ("_descriptor", "_entries", "_path", "_root", "_segments")
+
+    def __init__(self, root: Root, segments: Sequence[bytes], descriptor: int, path: bytes) -> None:
+        self._root = root
+        self._segments = tuple(segments)
+        self._descriptor = descriptor
+        self._path = os.fsdecode(path)
+        try:
+            self._entries = os.scandir(self._path if descriptor < 0 else descriptor)
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise
+
+    def read_entries(self, count: int) -> list[os.DirEntry[str]]:
+        """The next entries of the folder; fewer than `count` only at its end. Valid until it is closed."""
+        return list(itertools.islice(self._entries, count))
+
+    def look(self) -> os.stat_result:
+        """The state of the folder itself."""
+        return os.stat(self._path if self._descriptor < 0 else self._descriptor)
+
+    def look_at(self, name: str) -> os.stat_result:
+        """The state of what has that name here; of a link, its own."""
+        if self._descriptor < 0:
+            return os.lstat(os.path.join(self._path, name))
+        return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+
+    def follow(self, name: str) -> os.stat_result:
+        """The state of what the link of that name leads to; raises OSError where it may not be followed."""
+        if not self._root.follows_links:
+            raise _absent(os.fsencode(name))
+        return self._root.look((*self._segments, os.fsencode(name)))
+
+    def close(self) -> None:
+        self._entries.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
 def open_named_file(name: bytes) -> int:
     """A descriptor to read the file that the user named, links and all. Raises OSError as `Root` does."""
     return _open_last(name, _TO_READ, None)
@@ -378,7 +454,12 @@ def _step(name: bytes, flags: int, folder: int, *, follows_links: bool) -> int |
     """Opens `name` in `folder`: a descriptor, or the text of the link that stands there."""
     for _ in range(_MAX_LOOKS):
         try:
-            return _open_last(name, flags | _NOFOLLOW, folder)
+            descriptor = _open_last(name, flags | _NOFOLLOW, folder)
+            if flags & (_PATH | _DIRECTORY) == _PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                # With O_PATH the link itself is opened.
+                os.close(descriptor)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+            return descriptor
         except OSError as error:
             if not follows_links or error.errno not in _MAY_BE_LINK:
                 raise

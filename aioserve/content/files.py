@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from threading import RLock
@@ -28,6 +28,7 @@ from aioserve.content.cache import Absent, Cache, Kept, Version, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
+from aioserve.content.folder import Folder
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
 
@@ -118,7 +119,6 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
-
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
@@ -144,10 +144,10 @@ _MAX_OUTDATED = 1000
 class Files:
     """The files below `root`, or the one file that `root` is.
 
-    `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist. Files of up
-    to `small_bytes` are read when they are found, and `cache_bytes` of them are kept. Lookups that have to
-    wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds until the name of the
-    root is looked up again.
+    `symlinks` says which links are followed, `hidden` whether names that begin with a dot exist; those of
+    `shown` do. Files of up to `small_bytes` are read when they are found, and `cache_bytes` of them are kept.
+    Lookups that have to wait run on `disk`. `way` is the best one to open names, `clock` counts the seconds
+    until the name of the root is looked up again.
     Raises OSError when the root does not exist, cannot be read, or is neither a folder nor a regular file.
     """
 
@@ -157,6 +157,7 @@ class Files:
         *,
         symlinks: Symlinks = Symlinks.INSIDE,
         hidden: bool = False,
+        shown: Collection[bytes] = (),
         disk: Disk,
         small_bytes: int = 128 * 1024,
         cache_bytes: int = 0,
@@ -169,6 +170,7 @@ class Files:
         self._symlinks = symlinks
         self._way = way
         self._shows_hidden = hidden
+        self._shown = frozenset(shown)
         self.disk = disk
         self._small_bytes = small_bytes
         self._clock = clock
@@ -261,6 +263,24 @@ class Files:
                     if found is not None:
                         return self._add_sidecars(found, codings, self._find_one_at_once)
         return None
+
+    async def open_folder(self, segments: tuple[bytes, ...]) -> Folder | None:
+        """The folder of that name, to be listed; None when there is none. The caller closes it.
+
+        Raises Refused as `find` does.
+        """
+        candidate = Candidate(segments, Kind.FOLDER)
+        if not self._may_exist(candidate):
+            return None
+        try:
+            return await self.disk.run(
+                segments,
+                partial(self._open_folder_in_thread, candidate),
+                queue_s=self.disk.queue_s,
+                discard=_close_folder,
+            )
+        except Busy as busy:
+            raise Refused(503) from busy
 
     def _find_one_at_once(self, candidate: Candidate) -> Found | None:
         kept = self.cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
@@ -436,7 +456,7 @@ class Files:
             return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
-            if name.startswith(b"."):
+            if name.startswith(b".") and name not in self._shown:
                 return True
         return False
 
@@ -496,6 +516,25 @@ class Files:
                     if found is not None:
                         return self._add_sidecars(found, codings, lambda one: self._look_for(one, root))
         return None
+
+    def _open_folder_in_thread(self, candidate: Candidate) -> Folder | None:
+        with self.use_root() as root:
+            if root is None:
+                return None
+            try:
+                opened = root.open_listed(candidate.segments)
+            except OSError as error:
+                status = find_status(error)
+                if status is not None:
+                    raise Refused(status, candidate) from error
+                return None
+            with self._lock:
+                root.users += 1
+            return Folder(opened, self.disk, candidate.segments, partial(self._drop_root, root))
+
+    def _drop_root(self, root: Root) -> None:
+        with self._lock:
+            root.drop()
 
     def _look_for(self, candidate: Candidate, root: Root | None) -> Found | None:
         if candidate.kind is Kind.FOLDER and root is not None:
@@ -561,8 +600,7 @@ class Files:
         try:
             yield root
         finally:
-            with self._lock:
-                root.drop()
+            self._drop_root(root)
 
     def _take_root(self) -> Root:
         with self._lock:
@@ -622,6 +660,11 @@ def make_sidecar(candidate: Candidate, coding: str) -> Candidate:
 def _close_found(found: Found | None) -> None:
     if found is not None:
         found.close()
+
+
+def _close_folder(folder: Folder | None) -> None:
+    if folder is not None:
+        folder.close()
 
 
 def get_version(status: os.stat_result) -> Version:

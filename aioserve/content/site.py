@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Kind, Refused, make_sidecar
+from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
+from aioserve.content.route import NOWHERE, Route, Routes
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -35,17 +37,17 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
-from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy
+from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
 from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
-from aioserve.protocol.variant import Variant
+from aioserve.protocol.variant import Digest, Variant
 
-if TYPE_CHECKING:  # loaded where folders can be had as downloads
-    from aioserve.content.archive import Archives, Download, FolderArchive
+if TYPE_CHECKING:  # loaded where they are wanted
+    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
+    from aioserve.content.digests import Digests
+    from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
-
-_NOT_FOUND_PAGE = Candidate((b"404.html",), Kind.FILE)
 
 
 class Step(Protocol):
@@ -73,6 +75,41 @@ class _Find(NamedTuple):
         return await self.files.find(self.candidates, self.codings)
 
 
+class _FindPage(NamedTuple):
+    """The page of an error. It is not waited for: the disk may be what the error is about."""
+
+    files: Files
+    page: Candidate
+
+    def at_once(self) -> Found | None:
+        raise BlockingIOError
+
+    async def wait(self) -> Found | None:
+        try:
+            return self.files.find_at_once([self.page])
+        except BlockingIOError:
+            return None
+
+
+class _Exists(NamedTuple):
+    files: Files
+    candidate: Candidate
+
+    def at_once(self) -> bool:
+        return self._close(self.files.find_at_once([self.candidate]))
+
+    async def wait(self) -> bool:
+        try:
+            return self._close(await self.files.find([self.candidate]))
+        except Refused:
+            return True
+
+    def _close(self, found: Found | None) -> bool:
+        if found is not None:
+            found.close()
+        return found is not None
+
+
 class _Load(NamedTuple):
     forms: Forms
 
@@ -97,29 +134,58 @@ class _Make(NamedTuple):
         return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
+class _Hash(NamedTuple):
+    digests: Digests
+    found: Found
+
+    def at_once(self) -> Digest:
+        return self.digests.find_at_once(self.found)
+
+    async def wait(self) -> Digest:
+        return await self.digests.find(self.found)
+
+
 class _Pack(NamedTuple):
     archives: Archives
     request: Request
     target: Target
     now_s: int
+    leaves_out: LeavesOut
 
     def at_once(self) -> Download | None:
         raise BlockingIOError
 
     async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s)
+        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
+
+
+class _List(NamedTuple):
+    listings: Listings
+    request: Request
+    target: Target
+    now_s: int
+
+    def at_once(self) -> Listing | None:
+        raise BlockingIOError  # what is in a folder is read in threads
+
+    async def wait(self) -> Listing | None:
+        return await self.listings.answer(self.request, self.target, self.now_s)
 
 
 class Match(NamedTuple):
     """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
 
-    `kept` is what is sent, in `coding`. `base` is the file whose form that is, when that has a file of its
-    own: both have to be current.
+    `kept` is what is sent, in `coding`, with `digest`. `base` is the file whose form that is, when that has
+    a file of its own: both have to be current.
     """
 
     kept: Kept
     base: Kept | None
+    before: Absent | None
+    """What must not be there, as it would be the answer."""
+    files: Files
     coding: str | None
+    digest: Digest | None
     content_type: str
     varies: bool
     policy: Policy
@@ -136,70 +202,69 @@ class _Form(NamedTuple):
     pieces: AsyncGenerator[bytes, None] | None = None
 
 
-class Route(NamedTuple):
-    """Where a request is looked for: at `candidates`, in their order.
-
-    `rule` is what the owner's rules say of it; `rewritten` are the candidates that they add.
-    """
-
-    candidates: list[Candidate]
-    rule: Redirect | Rewrite | None
-    rewritten: list[Candidate]
-
-    def obeys(self, found: Found | None) -> bool:
-        """Whether the rule decides the answer when that was found."""
-        if self.rule is None:
-            return False
-        return found is None or any(found.candidate is one for one in self.rewritten)
-
-    def is_error(self, candidate: Candidate) -> bool:
-        """Whether `candidate` is sent as the page of an error. By identity: asked for by its own name, such a
-        page is a file like any other."""
-        if candidate is _NOT_FOUND_PAGE:
-            return True
-        is_page = isinstance(self.rule, Rewrite) and self.rule.status != 200
-        return is_page and any(candidate is one for one in self.rewritten)
-
-
-_NOWHERE = Route([], None, [])
-
-
 class Site:
-    """The files of one root as answers. `index` holds the names that stand for their folder, best first.
+    """The files of one root as answers. `routes` tells where a request is looked for.
 
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
-    `rules` are those of the owner, which may be exchanged at any time; `unsent` are names in the root that
-    are never sent. With `archives`, folders can be had as downloads.
+    `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
+    downloads; `listings` show those without an index. With `digests`, entity tags are made of contents.
+    `mounts` are other sites, with the segments below which they are; these know them as their `prefix`.
     """
 
     def __init__(
         self,
         files: Files,
         *,
-        index: Sequence[str],
+        routes: Routes,
         precompressed: bool = False,
         forms: Forms | None = None,
         policies: Policies | None = None,
         head_ranges: bool = False,
         rules: Rules | None = None,
-        unsent: Sequence[bytes] = (),
         archives: Archives | None = None,
+        listings: Listings | None = None,
+        digests: Digests | None = None,
+        mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
+        prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
+        self._listings = listings
+        self._digests = digests
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
+        self._routes = routes
+        # The longest first, since one may be mounted below another.
+        self._mounts = sorted(mounts, key=lambda mount: -len(mount[0]))
+        self._prefix = prefix
+        self._whole = self
+        for _, mounted in self._mounts:
+            mounted._whole = self
         self.rules = rules
-        self._unsent = frozenset((name,) for name in unsent)
         self._forms = forms
-        self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = precompressed and files.only_name is None
+
+    @property
+    def rules(self) -> Rules | None:
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: Rules | None) -> None:
+        # They speak of URLs, whatever folder these lead to.
+        self._rules = rules
+        for _, mounted in self._mounts:
+            mounted.rules = rules
 
     @property
     def has_forms(self) -> bool:
         """Whether a file may be sent in one form or another."""
         return self._has_sidecars or self._forms is not None
+
+    @property
+    def depends_on_accept(self) -> bool:
+        """Whether another Accept can lead to another file."""
+        return self._routes.has_fallback
 
     def respond(self, request: Request, now_s: int) -> Response:
         """Decides the answer when it is entered, and keeps what it needs open until the block ends.
@@ -212,18 +277,20 @@ class Site:
 
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
         """The answer to a request that `match` is for; it uses the handle that is kept."""
-        variant = match.kept.variant._replace(coding=match.coding)
+        variant = match.kept.variant._replace(coding=match.coding, digest=match.digest)
         plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
         return apply_policy(plan, match.policy)
 
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
-        if self._depends_on_host(target):
+        if self.enter(target)[0] is not self:
+            return None
+        if self._depends_on_host(target) or self._routes.depends_on_accept(target):
             return None
         if self._archives is not None and self._archives.is_asked(target):
             return None
-        return self.files.find_absent(self.find_route(request, target).candidates)
+        return self.files.find_absent(self.find_route(request, target, target).candidates)
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
@@ -251,86 +318,86 @@ class Site:
     def _depends_on_host(self, target: Target) -> bool:
         return self.rules is not None and self.rules.depends_on_host(target)
 
-    def find_route(self, request: Request, target: Target) -> Route:
-        """Where `target` is looked for."""
+    def find_route(self, request: Request, target: Target, local: Target) -> Route:
+        """Where `target` is looked for, which is `local` below this root.
+
+        A rewrite stays in the root of its path: one that leads into another is none.
+        """
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
-        own = [] if rule is not None and rule.is_forced else self._list_own(target)
-        rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
-        # What a redirect is for is not missing.
-        has_page = not isinstance(rule, Redirect) and self.files.only_name is None
-        return Route([*own, *rewritten, *([_NOT_FOUND_PAGE] if has_page else [])], rule, rewritten)
-
-    def _list_own(self, target: Target) -> list[Candidate]:
-        """What could answer `target` by itself, in the order in which it is looked for."""
-        only_name = self.files.only_name
-        if only_name is not None:
-            is_named = target.segments == (only_name,) and not target.is_folder
-            return [Candidate((only_name,), Kind.FILE)] if is_named or not target.segments else []
-        if target.segments in self._unsent:
-            return []
-        if target.is_folder:
-            names = self._list_index(target.segments)
-            return [*names, *self._list_sidecars(names)]
-        names = [Candidate(target.segments, Kind.FILE)]
-        return [*names, Candidate(target.segments, Kind.FOLDER), *self._list_sidecars(names)]
-
-    def _list_rewritten(self, target: Target) -> list[Candidate]:
-        """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""
-        if self.files.only_name is not None:
-            return self._list_own(target)
-        if target.segments in self._unsent:
-            return []
-        names = self._list_index(target.segments)
-        if not target.is_folder:
-            names.insert(0, Candidate(target.segments, Kind.FILE))
-        return [*names, *self._list_sidecars(names)]
-
-    def _list_index(self, segments: tuple[bytes, ...]) -> list[Candidate]:
-        return [Candidate((*segments, name), Kind.FILE) for name in self._index]
-
-    def _list_sidecars(self, names: list[Candidate]) -> list[Candidate]:
-        """Sidecars of what is not there itself."""
-        if not self._has_sidecars:
-            return []
-        plain = [name for name in names if not name.segments[-1].endswith(CODED_NAMES)]
-        return [make_sidecar(name, coding) for name in plain for coding in EXTENSIONS]
+        if isinstance(rule, Rewrite):
+            site, inside = self._whole.enter(rule.target)
+            rule = rule._replace(target=inside) if site is self else None
+        return self._routes.find(request, local, rule)
 
     def tell(self, response: Response) -> Story[Plan]:
         """The story of the request of `response`, which is told what has to be closed, and what can be
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
-        plan = yield from self._tell(response, target)
-        return apply_policy(plan, response.policy or self._find_policy(request, target))
+        site, local = self.enter(target)
+        plan = yield from site._tell(response, target, local)
+        policy = response.policy or site._find_policy(request, target)
+        if response.depends_on_accept:
+            policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
+        return apply_policy(plan, policy)
 
-    def _tell(self, response: Response, target: Target) -> Story[Plan]:
-        """The same before the owner's policy. Where a file is the answer, it is that of the file."""
+    def enter(self, target: Target) -> tuple[Site, Target]:
+        """The site that `target` is in, and the target there."""
+        for prefix, mounted in self._mounts:
+            if target.segments[: len(prefix)] == prefix:
+                return mounted, target._replace(segments=target.segments[len(prefix) :])
+        return self, target
+
+    def _tell(self, response: Response, target: Target, local: Target) -> Story[Plan]:
+        """The same before the owner's policy. Where a file is the answer, it is that of the file.
+
+        `local` is what `target` means below this root.
+        """
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
-        if self._archives is not None and self._archives.is_asked(target):
-            download = yield _Pack(self._archives, request, target, response.now_s)
+        if not local.segments and not local.is_folder and self.files.only_name is None:
+            # Where another folder is mounted, its slash is missing.
+            return plan_redirect(format_folder_location(target))
+        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
+        route = response.route = self.find_route(request, target, local)
+        is_forced = route.rule is not None and route.rule.is_forced
+        if self._archives is not None and self._archives.is_asked(local) and not is_forced:
+            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
-        codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, target)
-        candidates = route.candidates
+        wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
-            found = yield _Find(self.files, candidates, list_wanted(codings) if self._has_sidecars else ())
+            found = yield _Find(self.files, route.candidates, wanted)
         except Refused as refused:
             # A page that cannot be shown changes nothing about what was not found before it.
-            is_page = refused.candidate is _NOT_FOUND_PAGE
-            return plan_error(request, 404 if is_page else refused.status)
+            is_page = refused.candidate is not None and refused.candidate is route.page
+            return (yield from self._tell_error(response, 404 if is_page else refused.status))
         response.found = found
         if found is None:
             if isinstance(route.rule, Redirect):
                 return plan_redirect(route.rule.location, route.rule.status)
             return plan_error(request, 404)
         if found.variant is None:
+            if local.is_folder and self._listings is not None:
+                return (yield from self._list_folder(response, self._listings, local))
             return plan_redirect(format_folder_location(target))
-        policy = self._find_policy(request, target, found.candidate.segments)
+        location = route.find_location(found.candidate)
+        if location is not None:
+            # Behind its clean URL may be a file of that name.
+            is_hidden = yield _Exists(self.files, self._routes.find_plain(found.candidate))
+            if not is_hidden:
+                return plan_redirect(location)
+            if local.is_folder:
+                return plan_error(request, 404)
+            response.is_settled = False
+        policy = self._find_policy(request, target, (*self._prefix, *_name_plain(found.candidate)))
+        response.depends_on_accept = found.candidate is route.fallback or (
+            route.is_error(found.candidate) and self._routes.depends_on_accept(local)
+        )
         if not route.is_error(found.candidate):
             response.policy = policy
         if found.candidate.coding is None:
@@ -346,13 +413,59 @@ class Site:
             return plan_error_page(
                 request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
             )
+        try:
+            form = yield from self._add_digest(form, found)
+        except Refused as refused:
+            return plan_error(request, refused.status)
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
-        is_first = found.candidate is candidates[0] and not self._depends_on_host(target)
-        if form.kept is not None and is_first and response.is_settled:
-            coding = form.variant.coding
-            response.match = Match(form.kept, form.base, coding, form.content_type, form.varies, policy)
+        if response.depends_on_accept:
+            policy = response.policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
+        digest = form.variant.digest
+        is_lasting = response.is_settled and (digest is None or digest.is_of_content)
+        if form.kept is not None and is_lasting and not self._depends_on_host(target):
+            before = route.list_before(found.candidate)
+            response.match = Match(
+                form.kept,
+                form.base,
+                self.files.find_absent(before) if before else None,
+                self.files,
+                form.variant.coding,
+                digest,
+                form.content_type,
+                form.varies,
+                policy,
+            )
         return self._plan_file(request, form, response.now_s)
+
+    def _list_folder(self, response: Response, listings: Listings, local: Target) -> Story[Plan]:
+        try:
+            listing = yield _List(listings, response.request, local, response.now_s)
+        except Refused as refused:
+            return (yield from self._tell_error(response, refused.status))
+        if listing is None:  # it has gone meanwhile
+            return plan_error(response.request, 404)
+        response.listing = listing
+        return listing.plan  # type: ignore[no-any-return]
+
+    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+        """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
+        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
+            return True
+        return rules is not None and rules.forces(
+            Target((*self._prefix, *segments), is_folder=False, query=None), host
+        )
+
+    def _tell_error(self, response: Response, status: int) -> Story[Plan]:
+        """The answer when what was asked for cannot be looked up."""
+        page = self._routes.find_page(status)
+        found = None if page is None or status == 404 else (yield _FindPage(self.files, page))
+        if found is None or found.variant is None:
+            return plan_error(response.request, status)
+        response.found = found
+        return plan_error_page(
+            response.request, status, found.variant, find_content_type(found.candidate.segments[-1])
+        )
 
     def _find_form(
         self, response: Response, found: Found, codings: Codings, policy: Policy
@@ -426,6 +539,17 @@ class Site:
             variant = response.made = share(kept.variant)
         return plain._replace(variant=variant, kept=kept)
 
+    def _add_digest(self, form: _Form, found: Found) -> Story[_Form]:
+        """`form` with the digest of its bytes, or of the file that it is made of while it is sent."""
+        variant = form.variant
+        if self._digests is None or variant.digest is not None:
+            return form
+        source = next(
+            one for one in (found, *found.sidecars) if one.variant and one.variant.handle is variant.handle
+        )
+        digest = yield _Hash(self._digests, source)
+        return form._replace(variant=variant._replace(digest=digest))
+
     def _find_form_of_orphan(self, found: Found, codings: Codings) -> _Form | None:
         """How a sidecar is sent that has no file beside it: as it is, or decoded."""
         variant, coding = found.variant, found.candidate.coding
@@ -468,6 +592,14 @@ class Site:
         return plan_error(request, 405)
 
 
+def _name_plain(candidate: Candidate) -> tuple[bytes, ...]:
+    """The file that `candidate` holds, which may be missing where a sidecar of it is not."""
+    if candidate.coding is None:
+        return candidate.segments
+    *folder, name = candidate.segments
+    return (*folder, name.removesuffix(EXTENSIONS[candidate.coding]))
+
+
 class Response:
     """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
 
@@ -477,8 +609,10 @@ class Response:
     __slots__ = (
         "_site",
         "archive",
+        "depends_on_accept",
         "found",
         "is_settled",
+        "listing",
         "made",
         "match",
         "now_s",
@@ -495,11 +629,14 @@ class Response:
         self.now_s = now_s
         self.rules = site.rules
         """The rules by which it is told."""
-        self.route = _NOWHERE
+        self.route = NOWHERE
         self.found: Found | None = None
         self.made: Variant | None = None
         self.pieces: AsyncGenerator[bytes, None] | None = None
         self.archive: FolderArchive | None = None
+        self.listing: Listing | None = None
+        self.depends_on_accept = False
+        """Whether another Accept could have got another file."""
         self.is_settled = True
         """Whether the same request gets the same answer again, as long as the files do not change."""
         self.match: Match | None = None
@@ -521,7 +658,11 @@ class Response:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         except BaseException:
-            self._close()
+            try:
+                if self.listing is not None:
+                    await self.listing.close()
+            finally:
+                self._close()
             raise
 
     def __enter__(self) -> Plan:
@@ -542,6 +683,8 @@ class Response:
         try:
             if self.pieces is not None:
                 await self.pieces.aclose()
+            if self.listing is not None:
+                await self.listing.close()
         finally:
             self._close()
 

@@ -94,14 +94,17 @@ def _explain_rules(site: Site, response: Response) -> _Rows:
         else:
             path = b"/".join(rule.target.segments).decode("utf-8", "backslashreplace")
             what = f"sends /{path} as {rule.status}"
-        used = what if response.route.obeys(found) else "not used, as there is something of that name"
+        used = (
+            what
+            if response.route.obeys(None if found is None else found.candidate)
+            else "not used, as there is something of that name"
+        )
         rows.append(("rule", f"{rule.origin}, {used}"))
-    if site.rules is not None:
-        target = parse_target(response.request.method, response.request.target)
-        rows += [
-            ("fields", origin)
-            for origin in site.rules.find_headers(target, find_host(response.request)).origins
-        ]
+    target = parse_target(response.request.method, response.request.target)
+    rules = site.enter(target)[0].rules
+    if rules is not None:
+        origins = rules.find_headers(target, find_host(response.request)).origins
+        rows += [("fields", origin) for origin in origins]
     return rows
 
 

@@ -13,23 +13,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from aioserve.config import Config
-from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files
-from aioserve.content.rule_files import RULE_NAMES, RuleFiles
 from aioserve.network.clock import Clock
 from aioserve.network.descriptors import find_connection_limit, find_descriptor_limit
 from aioserve.network.listener import Listener
+from aioserve.network.open_site import OpenSite
 from aioserve.network.sockets import format_url, open_sockets
 from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
-    from aioserve.content.forms import Forms
+    from aioserve.content.rule_files import RuleFiles
     from aioserve.content.site import Site
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
-    from aioserve.protocol.policy import Policies
 
 _logger = logging.getLogger("aioserve")
 
@@ -168,8 +165,7 @@ class Server:
         """The site by which clients would be answered, for a block and without listening."""
         await self._open()
         try:
-            self._load_connect()
-            yield self._site, self._rule_files
+            yield self._open_site.load(), self._open_site.rule_files
         finally:
             await self._end()
 
@@ -186,40 +182,21 @@ class Server:
             queue_s=self._config.queue_timeout_s,
         )
         try:
-            self._files, self._rule_files = await self._disk.run(
-                "root", self._open_root, queue_s=None, discard=lambda opened: opened[0].close()
+            self._open_site = await self._disk.run(
+                "root",
+                functools.partial(OpenSite, self._root, self._config, self._disk),
+                queue_s=None,
+                discard=OpenSite.close,
             )
         except BaseException:
             self._disk.close()
             self._is_started = False
             raise
         self._connect: Callable[..., Connection] | None = None
-        self._forms: Forms | None = None
-
-    def _open_root(self) -> tuple[Files, RuleFiles]:
-        """Opens the root and reads its rules, in a thread."""
-        config = self._config
-        files = Files(
-            self._root,
-            symlinks=Symlinks(config.symlinks),
-            hidden=config.hidden,
-            disk=self._disk,
-            cache_bytes=config.cache_bytes,
-        )
-        rule_files = RuleFiles(
-            files,
-            self._disk,
-            redirects=(*config.redirects, *config.rewrites),
-            headers=config.headers,
-            reads=config.rules,
-        )
-        rule_files.load()
-        return files, rule_files
 
     async def _renew_rules(self) -> None:
         """Takes over what the files of rules say, and forgets what followed from what they said."""
-        if await self._rule_files.refresh() and self._connect is not None:
-            self._site.rules = self._rule_files.rules
+        if await self._open_site.renew_rules() and self._connect is not None:
             self._shortcuts.forget()
 
     def _load(self) -> None:
@@ -230,8 +207,6 @@ class Server:
     def _load_connect(self) -> Callable[..., Connection]:
         """Loads what answers requests; gives what makes a connection of a stream and a client."""
         if self._connect is None:
-            from aioserve.content.forms import Forms
-            from aioserve.content.site import Site
             from aioserve.network.connection import Connection, ConnectionLimits
             from aioserve.network.shortcuts import Shortcuts
 
@@ -246,26 +221,9 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
-            if config.compress == "auto":
-                self._forms = Forms(self._files, self._disk)
-            archives = None
-            if config.archive:
-                from aioserve.content.archive import Archives
-
-                archives = Archives(self._files, self._disk)
-            self._site = Site(
-                self._files,
-                index=config.index,
-                precompressed=config.precompressed,
-                forms=self._forms,
-                policies=_make_policies(config),
-                head_ranges=config.data,
-                rules=self._rule_files.rules,
-                unsent=RULE_NAMES if config.rules else (),
-                archives=archives,
-            )
+            site = self._open_site.load()
             self._shortcuts = Shortcuts(
-                self._site,
+                site,
                 self._clock,
                 self._server_field,
                 max_line_bytes=limits.request_line_bytes,
@@ -274,7 +232,7 @@ class Server:
             )
             self._connect = functools.partial(
                 Connection,
-                site=self._site,
+                site=site,
                 shortcuts=self._shortcuts,
                 clock=self._clock,
                 limits=limits,
@@ -325,9 +283,7 @@ class Server:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             self._clock.stop()
-            if self._forms is not None:
-                self._forms.close()
-            self._files.close()
+            self._open_site.close()
             self._disk.close()
             self._addresses = ()
             self._is_started = False
@@ -357,7 +313,7 @@ class Server:
         # typeshed knows half of what it is: a connection's transport reads as well.
         stream.attach(cast(asyncio.Transport, writer.transport), writer)
         self._streams[stream] = None
-        self._files.shares_looks = len(self._streams) < _MAX_SHARING
+        self._open_site.share_looks(shares=len(self._streams) < _MAX_SHARING)
         peer = writer.get_extra_info("peername")
         self._waiting[stream] = peer[0] if isinstance(peer, tuple) else "-"
         self._serve_waiting()
@@ -384,7 +340,7 @@ class Server:
 
     def _lost(self, stream: Stream) -> None:
         del self._streams[stream]
-        self._files.shares_looks = len(self._streams) < _MAX_SHARING
+        self._open_site.share_looks(shares=len(self._streams) < _MAX_SHARING)
         self._waiting.pop(stream, None)
         self._serve_waiting()
         if self._is_paused and len(self._streams) <= self._resume_at:
@@ -395,8 +351,8 @@ class Server:
             self._all_left.set()
 
     def _sweep(self, now: float) -> None:
-        self._files.close_idle()
-        if self._renewing is None and self._rule_files.may_have_changed():
+        self._open_site.close_idle()
+        if self._renewing is None and self._open_site.rule_files.may_have_changed():
             self._renewing = asyncio.get_running_loop().create_task(self._renew_rules())
             self._tasks.add(self._renewing)
             self._renewing.add_done_callback(self._renewed)
@@ -409,29 +365,6 @@ class Server:
     def _renewed(self, task: asyncio.Task[None]) -> None:
         self._renewing = None
         self._tasks.discard(task)
-
-
-def _make_policies(config: Config) -> Policies:
-    """What the options say of the fields of answers."""
-    from aioserve.protocol.cors import ANY, Cors
-    from aioserve.protocol.policy import (
-        COI_FIELDS,
-        SECURITY_FIELDS,
-        Policies,
-        parse_cache_control,
-        parse_field,
-    )
-
-    origins = config.cors or ((ANY,) if config.data else ())
-    return Policies(
-        presets=(
-            *((SECURITY_FIELDS,) if config.security_headers else ()),
-            *((COI_FIELDS,) if config.coi else ()),
-        ),
-        fields=tuple(map(parse_field, config.header)),
-        cache_control=tuple(map(parse_cache_control, config.cache_control)),
-        cors=Cors(origins) if origins else None,
-    )
 
 
 async def serve(

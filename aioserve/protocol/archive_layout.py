@@ -32,6 +32,10 @@ class Member(NamedTuple):
     is_folder: bool
 
 
+# That of what belongs to no member.
+_NONE: Final = Member(b"", 0, 0, 0, is_folder=False)
+
+
 class Part(Enum):
     HEAD = "what stands before the content of a member"
     CONTENT = "the content of a member"
@@ -45,6 +49,7 @@ class Segment(NamedTuple):
 
     part: Part
     number: int
+    member: Member
     start: int
     stop: int
 
@@ -106,24 +111,26 @@ class Layout(ABC):
             at = self._starts[index]
             if at >= stop:
                 return
-            head_bytes, foot_bytes = self._measure(self[index])
-            sizes = (head_bytes, self._sizes[index], foot_bytes)
+            member = self[index]
+            head_bytes, foot_bytes = self._measure(member)
+            sizes = (head_bytes, member.size_bytes, foot_bytes)
             for part, size_bytes in zip((Part.HEAD, Part.CONTENT, Part.FOOT), sizes, strict=True):
                 if size_bytes and at < stop and at + size_bytes > start:
-                    yield Segment(part, index, at, at + size_bytes)
+                    yield Segment(part, index, member, at, at + size_bytes)
                 at += size_bytes
         at = self._records_start
         if self._records_bytes:
             for index in range(len(self)):
                 if at >= stop:
                     return
-                size_bytes = self._measure_record(self[index], self._starts[index])
+                member = self[index]
+                size_bytes = self._measure_record(member, self._starts[index])
                 if at + size_bytes > start:
-                    yield Segment(Part.RECORD, index, at, at + size_bytes)
+                    yield Segment(Part.RECORD, index, member, at, at + size_bytes)
                 at += size_bytes
         end_bytes = self._measure_end()
         if at < stop and at + end_bytes > start:
-            yield Segment(Part.END, len(self), at, at + end_bytes)
+            yield Segment(Part.END, len(self), _NONE, at, at + end_bytes)
 
     def needs_sum(self, segment: Segment) -> bool:
         """Whether its bytes tell of the content of their member, and so need the CRC-32 of that."""

@@ -7,7 +7,7 @@ RFC 9110 §12.5.3: Accept-Encoding, for the content codings of a file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -33,6 +33,14 @@ def prefers_html(accept: str | None) -> bool:
     weights = _parse_accept(accept)
     html = weights.get("text/html", 0)
     return html > 0 and html >= _find_weight("text/plain", weights)
+
+
+def wants_page(accept: str | None) -> bool:
+    """Tells whether a client with this Accept field is a browser that goes to a page: it wants nothing more
+    than text/html, and names it."""
+    weights = _parse_accept(accept or "")
+    html = weights.get("text/html", 0)
+    return html > 0 and html >= max(weights.values())
 
 
 def _find_weight(media_type: str, weights: Mapping[str, int]) -> int:
@@ -71,6 +79,25 @@ def _find_element_weight(parameters: list[str]) -> int | None:
         if parameter and parameter not in ("charset=utf-8", 'charset="utf-8"'):
             return None
     return 1000
+
+
+def prefer_type(accept: str | None, media_types: Sequence[str]) -> str:
+    """Gives the one of `media_types`, our best first, that a client with this Accept field prefers.
+
+    Of two with the same weight, the one that is named wins over the one that only a range covers: "Accept:
+    application/json, */*" asks for JSON. Where nothing is acceptable the first one is given all the same
+    (RFC 9110 §12.5.1 leaves that open): whoever sees it learns more than from 406.
+    """
+    if accept is None:
+        return media_types[0]
+    weights = _parse_accept(accept)
+
+    def rank(media_type: str) -> tuple[int, bool]:
+        weight = _find_weight(media_type, weights)
+        return weight, weight > 0 and media_type in weights
+
+    # max gives the first of equals.
+    return max(media_types, key=rank)
 
 
 # Accept-Encoding --------------------------------------------------------------------------------------

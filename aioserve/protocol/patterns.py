@@ -120,22 +120,29 @@ class Pattern(NamedTuple):
         count, count_before, count_after = len(segments), len(self.before), len(self.after)
         captures: dict[str, bytes] = {}
         if self.splat is None:
-            if count != count_before:
+            if count != count_before or not _match_segments(self.before, segments, captures):
                 return None
-        else:
-            start, end = self.splat
-            # "/news/*" is also "/news"; a text beside the asterisk, or a segment behind it, wants a segment.
-            if count < count_before + count_after + bool(start or end or count_after):
-                return None
-            rest = segments[count_before : count - count_after]
-            splat = b"/".join(rest)
-            if len(splat) < len(start) + len(end) or not (splat.startswith(start) and splat.endswith(end)):
-                return None
-            slash = b"/" if is_folder and rest and not count_after and not end else b""
-            captures[SPLAT] = splat[len(start) : len(splat) - len(end)] + slash
-            if not _match_segments(self.after, segments[count - count_after :], captures):
-                return None
-        return captures if _match_segments(self.before, segments, captures) else None
+            return captures
+        start, end = self.splat
+        stop = count - count_after
+        # "/news/*" is also "/news"; a text beside the asterisk, or a segment behind it, wants a segment.
+        if stop < count_before + bool(start or end or count_after):
+            return None
+        # No text has a slash in it: one beside the asterisk is in the first or the last segment taken.
+        if start and not segments[count_before].startswith(start):
+            return None
+        if end and not segments[stop - 1].endswith(end):
+            return None
+        if count_before + 1 == stop and len(segments[count_before]) < len(start) + len(end):
+            return None
+        if not _match_segments(self.before, segments, captures):
+            return None
+        if not _match_segments(self.after, segments[stop:], captures):
+            return None
+        splat = b"/".join(segments[count_before:stop])
+        slash = b"/" if is_folder and splat and not count_after and not end else b""
+        captures[SPLAT] = splat[len(start) : len(splat) - len(end)] + slash
+        return captures
 
 
 def _match_segments(

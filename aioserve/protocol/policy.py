@@ -4,9 +4,9 @@ A `Plan` is decided without knowing of the owner's wishes. `apply_policy` then s
 for on whatever the answer is: a file, a part of it, "not modified", a redirect, an error, a listing. It never
 touches what frames the message or describes its bytes.
 
-Where sources disagree about a field, the later one counts: what is built in, the presets (--security-headers,
---coi), --cors, the rules of the site (_headers and [[headers]]), --header, and for Cache-Control
---cache-control. What is typed is meant.
+Where sources disagree about a field, the later one counts: the presets (--security-headers, --coi), what an
+answer has by itself, --cors, the rules of the site (_headers and [[headers]]), --header, and --cache-control
+for what it is named after. What is typed is meant.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Policy(NamedTuple):
 
     `cache_control` is for answers that succeed, redirects included, and None where there shall be none;
     `error_cache_control` is for the others. `fields` replace those of the same name; `removed` has lower-case
-    names of fields that are not sent; `vary` is added to Vary. `content_type` is for files, and for whoever
+    names of fields that are not sent; `presets` are sent where an answer has no such field by itself; `vary`
+    is added to Vary. `content_type` is for files, and for whoever
     makes their plans; None to go by the name.
     """
 
@@ -107,6 +108,7 @@ class Policy(NamedTuple):
     removed: frozenset[str] = frozenset()
     vary: str = ""
     content_type: str | None = None
+    presets: tuple[Field, ...] = ()
 
 
 DEFAULT: Final = Policy()
@@ -123,6 +125,9 @@ def apply_policy(plan: Plan, policy: Policy) -> Plan:
 @lru_cache(maxsize=1024)
 def _apply(status: int, fields: tuple[Field, ...], policy: Policy) -> tuple[Field, ...]:
     added = [field for field in policy.fields if status in _STATUSES.get(field[0].lower(), (status,))]
+    if any(name == "Content-Security-Policy" for name, _ in fields):
+        # It was made for this very page, which another one would break or open.
+        added = [field for field in added if field[0].lower() != "content-security-policy"]
     replaced = {name.lower() for name, _ in added} | policy.removed
     cache_control = policy.cache_control if status < 400 else policy.error_cache_control
     answer: list[Field] = []
@@ -140,7 +145,8 @@ def _apply(status: int, fields: tuple[Field, ...], policy: Policy) -> tuple[Fiel
         vary = merge_vary(vary, policy.vary.split(","))
     if vary:
         answer.append(("Vary", vary))
-    return (*answer, *added)
+    known = {name.lower() for name, _ in answer}
+    return (*answer, *(field for field in policy.presets if field[0].lower() not in known), *added)
 
 
 def merge_vary(vary: str, names: Iterable[str]) -> str:
@@ -201,7 +207,8 @@ _MAX_KNOWN: Final = 1024
 class Policies:
     """The will of one owner, for each URL of his site.
 
-    `presets` are groups of fields for every answer, below all else. `fields` are those of --header.
+    `presets` are groups of fields for every answer that has no such field itself, of which a later one
+    counts. `fields` are those of --header.
     `cache_control` holds globs and their values, of which the last that names the file counts.
     """
 
@@ -249,8 +256,10 @@ class Policies:
 
     def _make(self, path: tuple[bytes, ...], is_file: bool, rules: Wishes, allowed: str | None) -> Policy:
         cors = NO_WISHES if self.cors is None else Wishes(list_fields(self.cors, allowed))
-        sources = (*self._presets, cors, rules, self._fields)
+        sources = (cors, rules, self._fields)
         fields, removed = _overlay(sources)
+        named = {name.lower() for name, _ in fields} | removed
+        presets, _ = _overlay(self._presets)
         special = {name.lower(): value for name, value in fields if name.lower() in _SPECIAL}
         cache_control = self._find_cache_control(path, is_file, special.get("cache-control"), removed)
         vary = "Origin" if self.depends_on_origin else ""
@@ -268,6 +277,7 @@ class Policies:
             removed - _OWN - _SPECIAL,
             vary,
             special.get("content-type"),
+            tuple(field for field in presets if field[0].lower() not in named),
         )
         if len(self._known) >= _MAX_KNOWN:
             # Rules may put a part of the path into a value: then there are as many as there are paths.

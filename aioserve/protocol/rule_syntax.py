@@ -44,7 +44,8 @@ _VALUE = re.compile(r"[\x20-\x7E\t]*")
 _FRAMING = "it says where the answer ends, which the server alone knows"
 _CONNECTION = "it belongs to the connection"
 _BYTES = "it says which bytes these are, which the server alone knows"
-_REFUSED = {
+# Fields that no owner can set, and why.
+REFUSED = {
     "accept-ranges": _BYTES,
     "age": "only a cache can say it",
     "allow": "it says what the server can do",
@@ -96,7 +97,7 @@ def find_field_problem(name: str, value: str | None) -> str | None:
     """Why an owner cannot give answers that field (None: remove it); None when he can."""
     if not _NAME.fullmatch(name):
         return "the name of a header field"
-    if reason := _REFUSED.get(name.lower()):
+    if reason := REFUSED.get(name.lower()):
         return f"a field other than {name}: {reason}"
     if name.lower() == "vary" and value is None:
         return "a field other than Vary, which can be added to: caches need what is in it"

@@ -15,8 +15,9 @@ from aioserve.protocol.message import Request
 from aioserve.protocol.patterns import Captures, Pattern, Template, quote_capture
 from aioserve.protocol.target import Target
 
-# What was decided for a target is remembered for so many of them.
-_MAX_REMEMBERED = 1024
+# What was decided for a target is remembered for so many of them. Those of files that are asked for again and
+# again are remembered with their answers, so there are few here.
+_MAX_REMEMBERED = 256
 
 Field = tuple[str, str]
 
@@ -131,6 +132,7 @@ class Rules:
         self._names_hosts = any(rule.host is not None for rule in self.redirects) or any(
             rule.host is not None for rule in self.headers
         )
+        self._forces = any(rule.is_forced for rule in self.redirects)
         self._find_redirect: Callable[[Target, str | None], Redirect | Rewrite | None] = lru_cache(
             _MAX_REMEMBERED
         )(self._look_for_redirect)
@@ -156,6 +158,13 @@ class Rules:
         if not self.redirects:
             return None
         return self._find_redirect(target, host if self._names_hosts else None)
+
+    def forces(self, target: Target, host: str | None) -> bool:
+        """Whether a rule takes that path also when there is a file. Not remembered: all may be asked for."""
+        if not self._forces:
+            return False
+        found = self._look_for_redirect(target, host if self._names_hosts else None)
+        return found is not None and found.is_forced
 
     def find_headers(self, target: Target, host: str | None) -> Headers:
         """The fields that all rules together have for that path."""

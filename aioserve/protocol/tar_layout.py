@@ -28,7 +28,7 @@ _CHECKSUM_AT: Final = 148
 class TarLayout(Layout):
     def format(self, segment: Segment, crc: int) -> bytes:
         if segment.part is Part.HEAD:
-            return _format_head(self[segment.number])
+            return _format_head(segment.member)
         return bytes(segment.stop - segment.start)
 
     def _measure(self, member: Member) -> tuple[int, int]:

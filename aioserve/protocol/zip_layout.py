@@ -49,12 +49,12 @@ _LATEST_S: Final = 4_354_819_198  # 2107-12-31 23:59:58
 
 class ZipLayout(Layout):
     def needs_sum(self, segment: Segment) -> bool:
-        return segment.part in (Part.FOOT, Part.RECORD) and self[segment.number].size_bytes > 0
+        return segment.part in (Part.FOOT, Part.RECORD) and segment.member.size_bytes > 0
 
     def format(self, segment: Segment, crc: int) -> bytes:
         if segment.part is Part.END:
             return self._format_end()
-        member = self[segment.number]
+        member = segment.member
         if segment.part is Part.HEAD:
             return _format_local(member)
         if segment.part is Part.FOOT:

@@ -17,6 +17,7 @@ from aioserve.content.compression import compress
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files, Found
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
+from aioserve.content.route import Routes
 from aioserve.content.site import Site
 from aioserve.protocol.plan import Pieces
 from aioserve.protocol.variant import Variant
@@ -445,7 +446,9 @@ def make_site(make_forms: Make) -> MakeSite:
 
     def make_site(*, precompressed: bool = False, **options: object) -> Site:
         forms = make_forms(**options)
-        return Site(forms._files, index=("index.html",), forms=forms, precompressed=precompressed)
+        return Site(
+            forms._files, routes=Routes(index=("index.html",)), forms=forms, precompressed=precompressed
+        )
 
     return make_site
 
@@ -599,7 +602,7 @@ class TestOnTheWay:
         (root / "a.txt").write_bytes(VAST)
         disk = Disk()
         files = Files(root, disk=disk)
-        site = Site(files, index=(), forms=Forms(files, disk))
+        site = Site(files, routes=Routes(index=()), forms=Forms(files, disk))
         async with site.respond(make_request("/a.txt", **GZIP), 0) as plan:
             assert isinstance(plan.body, Pieces)
             assert await anext(plan.body.pieces)

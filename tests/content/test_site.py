@@ -16,7 +16,10 @@ import pytest
 
 from aioserve.content.compression import compress, list_codings
 from aioserve.content.disk import Disk
-from aioserve.content.files import Files
+from aioserve.content.files import Candidate, Files, Found
+from aioserve.content.listing import Listings
+from aioserve.content.rendering import Renderer
+from aioserve.content.route import Routes
 from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
 from aioserve.protocol.message import BadRequest, Fields, Request
@@ -96,7 +99,8 @@ def make_site(root: Path, open_files: Open) -> Sites:
         **options: object,
     ) -> Site:
         files = open_files(root / name if name else root, **options)
-        return Site(files, index=index, precompressed=precompressed, policies=policies, rules=rules)
+        routes = Routes(index=index, only_name=files.only_name, sidecars=precompressed)
+        return Site(files, routes=routes, precompressed=precompressed, policies=policies, rules=rules)
 
     return make_site
 
@@ -412,7 +416,7 @@ class TestNotFound:
     ) -> None:
         write(public_root, {"page.html": PAGE})
         (public_root / "404.html").touch(0o000)
-        site = Site(open_files(public_root), index=())
+        site = Site(open_files(public_root), routes=Routes(index=()))
         with without_privileges():
             answer = await ask(site, "/nothing")
             assert (answer.status, answer.body) == (404, b"----Not found----")
@@ -622,7 +626,7 @@ class TestSidecars:
         write(public_root, OF_CSS)
         (public_root / "a.css.br").chmod(0)
         files = open_files(public_root)
-        site = Site(files, index=(), precompressed=True)
+        site = Site(files, routes=Routes(index=()), precompressed=True)
         await ask(site, "/a.css")
         with without_privileges():
             answer = await ask(site, "/a.css", accept_encoding="br, gzip")
@@ -821,7 +825,7 @@ class TestErrors:
         (public_root / "index.html").touch(0o000)
         (public_root / "index.htm").touch(0o644)
         (public_root / "closed").chmod(0o000)
-        site = Site(open_files(public_root), index=("index.html", "index.htm"))
+        site = Site(open_files(public_root), routes=Routes(index=("index.html", "index.htm")))
         with without_privileges():
             for target in ("/secret.txt", "/", "/closed/page.html", "/closed/nothing", "/closed/"):
                 answer = await ask(site, target)
@@ -855,7 +859,7 @@ class TestErrors:
         holding = asyncio.create_task(disk.run("another", hold, queue_s=None))
         await is_held.wait()
         files = Files(root, disk=disk)
-        site = Site(files, index=())
+        site = Site(files, routes=Routes(index=()))
         assert (await ask(site, "/page.html")).status == 503
         may_go.set()
         await holding
@@ -879,7 +883,7 @@ class TestErrors:
         self, public_root: Path, open_files: Open, accept: str
     ) -> None:
         (public_root / "secret.txt").touch(0o000)
-        site = Site(open_files(public_root), index=())
+        site = Site(open_files(public_root), routes=Routes(index=()))
         with without_privileges():
             for target in ("/secret.txt", "/nothing.txt"):
                 answer = await ask(site, target, accept=accept)
@@ -955,6 +959,72 @@ EXCHANGES = [
     pytest.param(make_request("/nothing", "HEAD"), 404, id="HEAD of what is not there"),
     pytest.param(make_request("/large.bin", "POST"), 405, id="another method"),
 ]
+
+
+class TestBrowse:
+    """A folder without an index, where such folders are shown."""
+
+    @pytest.fixture
+    def browsed(self, root: Path, open_files: Open) -> Site:
+        write(root, {"folder/page.html": PAGE, "indexed/index.html": HOME})
+        files = open_files(root)
+        listings = Listings(files, Renderer(), patience_s=None)
+        return Site(files, routes=Routes(index=["index.html"], listed=True), listings=listings)
+
+    async def test_it_is_a_list(self, browsed: Site) -> None:
+        answer = await ask(browsed, "/folder/", accept="text/plain")
+        assert (answer.status, answer.body) == (200, b"page.html\n")
+        assert b'href="page.html"' in (await ask(browsed, "/folder/")).body
+        assert (await ask(browsed, "/?format=text")).body == b"folder/\nindexed/\n"
+
+    async def test_an_index_comes_first(self, browsed: Site) -> None:
+        assert (await ask(browsed, "/indexed/", accept="text/plain")).body == HOME
+
+    async def test_without_a_slash_it_is_redirected(self, browsed: Site) -> None:
+        answer = await ask(browsed, "/folder?format=json")
+        assert (answer.status, answer.fields["Location"]) == (308, "./folder/?format=json")
+
+    async def test_what_is_absent_is_not_found(self, root: Path, browsed: Site) -> None:
+        for target in ("/absent/", "/folder/page.html/", "/absent"):
+            assert (await ask(browsed, target)).status == 404
+        write(root, {"404.html": NOT_FOUND})
+        assert (await ask(browsed, "/absent/")).body == NOT_FOUND
+
+    async def test_a_folder_that_goes_meanwhile_is_not_found(
+        self, root: Path, browsed: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        find = Files.find
+
+        async def lose(
+            self: Files, candidates: Sequence[Candidate], codings: Sequence[str] = ()
+        ) -> Found | None:
+            found = await find(self, candidates, codings)
+            (root / "folder").rename(root / "gone")
+            return found
+
+        monkeypatch.setattr(Files, "find", lose)
+        assert (await ask(browsed, "/folder/")).status == 404
+
+    async def test_a_forbidden_one_is_refused(self, root: Path, browsed: Site) -> None:
+        (root / "folder").chmod(0o111)
+        with without_privileges():
+            assert (await ask(browsed, "/folder/")).status == 403
+            assert (await ask(browsed, "/folder/page.html")).body == PAGE
+
+    async def test_other_methods_are_what_they_are(self, browsed: Site) -> None:
+        assert (await ask(browsed, "/folder/", "POST")).status == 405
+
+    async def test_it_is_never_answered_without_waiting(self, browsed: Site) -> None:
+        await ask(browsed, "/folder/")
+        with pytest.raises(BlockingIOError), browsed.respond(make_request("/folder/"), NOW_S):
+            pass
+
+    async def test_nothing_is_left_open(self, root: Path, browsed: Site) -> None:
+        for target in ("/folder/", "/folder/?format=json", "/folder/?format=xml", "/absent/"):
+            for method in ("GET", "HEAD"):
+                async with browsed.respond(make_request(target, method), NOW_S):
+                    pass
+        assert not is_open(root / "folder")
 
 
 def find_handles(plan: Plan) -> list[Handle]:

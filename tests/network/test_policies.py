@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ class TestCacheControl:
             "no-cache",
         ]
 
+    async def test_a_compressed_form_without_its_file_is_named_as_the_file(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        for name in ("page.html.gz", "index-BhbPfTHF.js.gz"):
+            (site_root / "folder" / name).write_bytes(gzip.compress(b"plain"))
+        async with serve(cache_control=["*.html: max-age=1"]) as server:
+            found = [
+                (await get(server.port, f"/folder/{name}", "Accept-Encoding: gzip")).fields["cache-control"]
+                for name in ("page.html", "index-BhbPfTHF.js")
+            ]
+
+        assert found == ["max-age=1", "public, max-age=31536000, immutable"]
+
 
 class TestHeader:
     async def test_a_field_is_on_every_answer(self, serve: Serve) -> None:
@@ -98,6 +112,33 @@ class TestHeader:
             kinds, "a, b"
         )
         assert {answer.fields["link"] for answer in kinds.values()} == {"</a>; rel=preload"}
+
+    async def test_what_is_typed_counts_more_than_rules_and_rules_more_than_presets(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        (site_root / "_headers").write_text(
+            "/*\n  X-One: rule\n  X-Two: rule\n  Referrer-Policy: no-referrer\n  ! X-Frame-Options\n"
+            "  Cache-Control: max-age=1\n"
+        )
+        options = {
+            "header": ["x-one: typed"],
+            "cache_control": ["*.txt: max-age=2"],
+            "security_headers": True,
+        }
+        async with serve(**options) as server:
+            kinds = await get_each_kind(server.port)
+            hashed = await get(server.port, "/assets/index-BhbPfTHF.js")
+
+        # Without a path there is no rule.
+        for answer in (kinds[kind] for kind in kinds if kind not in ("400", "501")):
+            assert answer.fields["x-one"] == "typed"
+            assert answer.fields["x-two"] == "rule"
+            assert answer.fields["referrer-policy"] == "no-referrer"
+            assert "x-frame-options" not in answer.fields
+        assert kinds["400"].fields["referrer-policy"] == "strict-origin-when-cross-origin"
+        assert kinds["200"].fields["cache-control"] == kinds["304"].fields["cache-control"] == "max-age=2"
+        assert kinds["308"].fields["cache-control"] == hashed.fields["cache-control"] == "max-age=1"
+        assert kinds["404"].fields["cache-control"] == "no-cache"
 
     async def test_presets_are_on_every_answer(self, serve: Serve) -> None:
         async with serve(coi=True, security_headers=True) as server:
@@ -203,6 +244,18 @@ class TestData:
             answer = await get(server.port, "/hello.txt", "Range: bytes=2-3", method="HEAD")
 
         assert (answer.status, answer.fields["content-length"]) == (200, "6")
+
+    async def test_what_describes_an_array_of_zarr_is_served(self, serve: Serve, site_root: Path) -> None:
+        for name in (".zarray", ".zattrs", ".zgroup", ".zmetadata", ".zother", ".hidden"):
+            (site_root / "folder" / name).write_bytes(b"{}")
+        names = (".zarray", ".zattrs", ".zgroup", ".zmetadata", ".zother", ".hidden")
+        async with serve(data=True) as server:
+            found = [(await get(server.port, f"/folder/{name}")).status for name in names]
+        async with serve() as server:
+            hidden = {(await get(server.port, f"/folder/{name}")).status for name in names}
+
+        assert found == [200, 200, 200, 200, 404, 404]
+        assert hidden == {404}
 
     async def test_all_may_read_unless_a_list_is_given(self, serve: Serve) -> None:
         async with serve(data=True) as server:

@@ -354,6 +354,14 @@ class TestPreconditions:
         validators = Validators(format_etag(0, 4), last_modified_s=0)
         assert evaluate_preconditions("GET", to_fields(**values), validators, NOW_S) is verdict
 
+    @pytest.mark.parametrize("date", [MINUTE_BEFORE, MODIFIED, MINUTE_AFTER])
+    def test_what_has_no_time_is_not_judged_by_one(self, date: str) -> None:
+        timeless = Validators(ETAG, None)
+        for name in ("if_modified_since", "if_unmodified_since"):
+            assert evaluate_preconditions("GET", to_fields(**{name: date}), timeless, NOW_S) is PROCEED
+        assert not keeps_range(to_fields(if_range=date), timeless, NOW_S)
+        assert keeps_range(to_fields(if_range=ETAG), timeless, NOW_S)
+
     def test_a_file_dated_in_the_future_is_unchanged_since_the_date_that_was_sent_for_it(self) -> None:
         sent = Validators(format_etag((NOW_S + 3600) * 10**9, 4), last_modified_s=NOW_S)
         fields = to_fields(if_modified_since=format_http_date(NOW_S))

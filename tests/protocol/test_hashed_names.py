@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import string
+from pathlib import Path
 
 import pytest
 
@@ -244,6 +246,27 @@ def test_a_name_with_a_content_hash_is_known_by_it(name: str) -> None:
 @pytest.mark.parametrize("name", _list_rows(NOT_HASHED))
 def test_a_name_that_may_get_another_content_is_not_taken_for_a_hashed_one(name: str) -> None:
     assert not has_content_hash(tuple(name.encode().split(b"/")))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "caching.md").read_text().partition("## Names with")[2]
+ROWS, _, EXCEPTIONS = PAGE.partition("\n\nA name that only looks so")
+HASHED_IN_DOCS = [name for name in re.findall(r"`([^`]+)`", ROWS) if not name.endswith("/")]
+NOT_HASHED_IN_DOCS = re.findall(r"`([^`]+)`", EXCEPTIONS.partition("\n\n")[0])
+
+
+def test_the_page_about_caching_names_both_kinds() -> None:
+    assert len(HASHED_IN_DOCS) >= 12
+    assert len(NOT_HASHED_IN_DOCS) >= 6
+
+
+@pytest.mark.parametrize("name", HASHED_IN_DOCS)
+def test_what_the_page_about_caching_calls_hashed_is(name: str) -> None:
+    assert has_content_hash((name.encode(),))
+
+
+@pytest.mark.parametrize("name", NOT_HASHED_IN_DOCS)
+def test_what_the_page_about_caching_calls_not_hashed_is_not(name: str) -> None:
+    assert not has_content_hash((name.encode(),))
 
 
 def test_the_root_has_no_name() -> None:

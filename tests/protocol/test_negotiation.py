@@ -15,7 +15,9 @@ from aioserve.protocol.negotiation import (
     NotAcceptable,
     choose_coding,
     parse_accept_encoding,
+    prefer_type,
     prefers_html,
+    wants_page,
 )
 
 HTML = [
@@ -78,6 +80,27 @@ def test_who_names_text_html_gets_it(accept: str) -> None:
 @pytest.mark.parametrize("accept", TEXT)
 def test_everybody_else_gets_text(accept: str | None) -> None:
     assert prefers_html(accept) is False
+
+
+@pytest.mark.parametrize("accept", HTML[:5])
+def test_who_wants_nothing_more_goes_to_a_page(accept: str) -> None:
+    assert wants_page(accept) is True
+
+
+@pytest.mark.parametrize("accept", TEXT)
+def test_who_gets_text_goes_to_no_page(accept: str | None) -> None:
+    assert wants_page(accept) is False
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        pytest.param("application/json, text/html;q=0.9", id="a program that wants JSON"),
+        pytest.param("image/avif, image/webp, text/html;q=0.1, text/plain;q=0", id="an image"),
+    ],
+)
+def test_who_wants_something_else_more_goes_to_no_page(accept: str) -> None:
+    assert wants_page(accept) is False
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))
@@ -254,3 +277,30 @@ def test_any_accept_encoding_is_read(value: str) -> None:
 
     # Dense: no rank is left out.
     assert {*codings, 0} == set(range(max(codings) + 1))
+
+
+class TestPreferredType:
+    """RFC 9110 §12.5.1, for what exists in several forms."""
+
+    OURS = ("text/html", "application/json", "text/plain")
+
+    @pytest.mark.parametrize(
+        ("accept", "media_type"),
+        [
+            pytest.param(None, "text/html", id="no field"),
+            pytest.param("*/*", "text/html", id="anything"),
+            pytest.param("text/*", "text/html", id="any text"),
+            pytest.param("application/*", "application/json", id="any application"),
+            pytest.param("text/plain, */*", "text/plain", id="what is named wins over what is covered"),
+            pytest.param("text/plain;q=0.5, */*;q=0.6", "text/html", id="unless the weight says otherwise"),
+            pytest.param(
+                "text/html;q=0.1, application/json;q=0.2", "application/json", id="the greater weight"
+            ),
+            pytest.param("text/plain, application/json", "application/json", id="our order among equals"),
+            pytest.param("text/html;q=0, */*;q=0.1", "application/json", id="what is excluded is not given"),
+            pytest.param("text/plain;q=0", "text/html", id="nothing is acceptable"),
+            pytest.param("image/png", "text/html", id="nothing of ours"),
+        ],
+    )
+    def test_the_best_of_ours_is_chosen(self, accept: str | None, media_type: str) -> None:
+        assert prefer_type(accept, self.OURS) == media_type

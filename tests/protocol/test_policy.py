@@ -221,12 +221,20 @@ class TestFields:
     def test_a_later_source_replaces_the_name_of_an_earlier_one(self) -> None:
         policies = Policies(presets=[(("A", "1"), ("B", "1"), ("C", "1"), ("D", "1"))], fields=[("a", "3")])
         policy = policies.find((), rules=Wishes((("b", "2"), ("A", "2")), frozenset({"c"})))
-        assert policy.fields == (("D", "1"), ("b", "2"), ("a", "3"))
+        assert policy.fields == (("b", "2"), ("a", "3"))
         assert policy.removed == {"c"}
+        assert policy.presets == (("D", "1"),)
 
     def test_what_is_typed_brings_back_what_a_rule_removes(self) -> None:
         policy = Policies(fields=[("X", "1")]).find((), rules=Wishes((), frozenset({"x"})))
         assert (policy.fields, policy.removed) == ((("X", "1"),), frozenset())
+
+    def test_a_page_that_has_a_policy_of_its_own_keeps_it(self) -> None:
+        page = Plan(200, (("Content-Security-Policy", "default-src 'none'"),), Empty())
+        wished = Policy(fields=(("content-security-policy", "default-src *"), ("X", "1")))
+        assert apply_policy(page, wished).fields == (*page.fields, ("X", "1"))
+        removed = Policy(removed=frozenset({"content-security-policy"}))
+        assert apply_policy(page, removed).fields == ()
 
 
 class TestVary:
@@ -256,9 +264,17 @@ class TestVary:
 class TestPresets:
     def test_isolation_wins_over_the_opener_policy_of_the_other_preset(self) -> None:
         policy = Policies(presets=[SECURITY_FIELDS, COI_FIELDS]).find(())
-        assert [value for name, value in policy.fields if name == "Cross-Origin-Opener-Policy"] == [
+        assert [value for name, value in policy.presets if name == "Cross-Origin-Opener-Policy"] == [
             "same-origin"
         ]
+
+    def test_what_an_answer_has_by_itself_is_stricter(self) -> None:
+        strict = ("Content-Security-Policy", "default-src 'none'")
+        plan = WHOLE._replace(fields=(*WHOLE.fields, strict))
+        answer = apply_policy(plan, Policies(presets=[SECURITY_FIELDS]).find(()))
+        assert list_values(answer, "content-security-policy") == ["default-src 'none'"]
+        wished = apply_policy(plan, Policies(fields=[("content-security-policy", "x")]).find(()))
+        assert list_values(wished, "content-security-policy") == ["x"]
 
     @pytest.mark.parametrize("plan", ALL)
     def test_they_are_on_every_answer(self, plan: Plan) -> None:

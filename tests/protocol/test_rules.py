@@ -194,6 +194,24 @@ def headers(rules: str, target: str, host: str | None = None) -> tuple[tuple[tup
     return found.fields, set(found.removed)
 
 
+@pytest.mark.parametrize(
+    ("rules", "target", "expected"),
+    [
+        pytest.param("/a /b 302!", "/a", True, id="a redirect"),
+        pytest.param("/a/* /404.html 404!", "/a/b/c", True, id="a rewrite"),
+        pytest.param("/a /b 302!", "/c", False, id="another path"),
+        pytest.param("/a /b\n/c /d 302!", "/a", False, id="one for what is missing"),
+        pytest.param("/a /b\n/a /d 302!", "/a", False, id="one behind another"),
+        pytest.param("http://a.example/a /b 302!", "/a", False, id="one of another host"),
+        pytest.param("", "/a", False, id="none"),
+    ],
+)
+def test_a_forced_rule_takes_a_path_with_a_file(rules: str, target: str, expected: bool) -> None:
+    parsed, _ = parse_redirects(rules.encode(), "_redirects")
+
+    assert Rules(parsed).forces(parse_target("GET", target.encode()), "b.example") is expected
+
+
 class TestHeaders:
     @pytest.mark.parametrize(
         ("rules", "target", "fields", "removed"),
