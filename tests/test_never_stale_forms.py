@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -344,3 +345,61 @@ def test_what_is_known_is_used_in_these_scenes(loop: str, beside: bool) -> None:
         if uses.of_shortcut and uses.of_kept:
             return
     raise AssertionError("nothing is ever known")
+
+
+async def _ask_while_it_is_replaced(root: Path) -> int:
+    """How many answers there were, each of a version that was there within its request."""
+    begun, done, count = 0, 0, 0
+
+    def write(name: str, content: bytes, modified_s: int) -> None:
+        (root / "new").write_bytes(content)
+        os.utime(root / "new", (modified_s, modified_s))
+        (root / "new").rename(root / name)
+
+    def replace() -> None:
+        nonlocal begun, done
+        chance = random.Random(7)
+        for number in range(1, 61):
+            content = b"%07d\n" % number * 500
+            begun = number
+            write("a.css", content, MODIFIED_S + 2 * number)
+            done = number
+            # Without some of them, what lies beside it is of an older one, or a form is made.
+            if number % 3:
+                write("a.css.gz", compress("gzip", content), MODIFIED_S + 2 * number + 1)
+            time.sleep(chance.choice([0, 0.005, 0.03, 0.06]))
+
+    async def ask(client: RawClient, codings: str) -> None:
+        head = f"GET /a.css HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {codings}\r\n\r\n".encode()
+        earliest = done
+        answer = await client.ask(head)
+        coding = answer.fields.get("content-encoding")
+        content = answer.body if coding is None else decode(coding, answer.body)
+        (number,) = set(content.split())
+        assert earliest <= int(number) <= begun
+        assert len(content) == 4000
+
+    async def ask_on(port: int, codings: str) -> None:
+        nonlocal count
+        async with RawClient(port) as client:
+            while not replacing.done():
+                await ask(client, codings)
+                count += 1
+
+    write("a.css", b"%07d\n" % 0 * 500, MODIFIED_S)
+    async with Server(root, 0, log_format="off") as server:
+        replacing = asyncio.get_running_loop().run_in_executor(None, replace)
+        async with asyncio.TaskGroup() as group:
+            for codings in ("gzip", "gzip, br", "zstd", "identity", "gzip, identity;q=0"):
+                group.create_task(ask_on(server.port, codings))
+        await replacing
+    return count
+
+
+@pytest.mark.parametrize("loop", sorted(LOOPS))
+def test_while_a_file_and_its_form_are_replaced_each_answer_is_of_one_that_was_there(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_RACY_NS", int(STEP_S * 1e9))
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        assert runner.run(_ask_while_it_is_replaced(tmp_path)) > 0
