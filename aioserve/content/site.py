@@ -328,7 +328,7 @@ class Site:
         route = response.route = self.find_route(request, local)
         is_forced = route.rule is not None and route.rule.is_forced
         if self._archives is not None and self._archives.is_asked(local) and not is_forced:
-            leaves_out = partial(self._leaves_out, self.rules, find_host(request))
+            leaves_out = partial(self._leaves_out, response.site, self.rules, find_host(request))
             download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
@@ -353,7 +353,7 @@ class Site:
         location = route.find_location(found.candidate)
         if location is not None:
             # Behind its clean URL may be a file of that name.
-            is_hidden = yield _Exists(self.files, self._routes.find_plain(found.candidate))
+            is_hidden = yield _Exists(self.files, self._routes.find_plain(_name_plain(found.candidate)))
             if not is_hidden:
                 return plan_redirect(location)
             if local.is_folder:
@@ -406,11 +406,14 @@ class Site:
         response.listing = listing
         return listing.plan  # type: ignore[no-any-return]
 
-    def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
+    def _leaves_out(
+        self, whole: Site, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]
+    ) -> bool:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
-        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
+        place = Target((*self._prefix, *segments), is_folder=False, query=None)
+        if self._routes.is_unsent(segments) or whole.enter(place)[0] is not self:
             return True
-        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
+        return rules is not None and rules.forces(place, host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -552,7 +555,6 @@ class Response:
     """
 
     __slots__ = (
-        "_site",
         "archive",
         "depends_on_accept",
         "found",
@@ -566,10 +568,11 @@ class Response:
         "request",
         "route",
         "rules",
+        "site",
     )
 
     def __init__(self, site: Site, request: Request, now_s: int) -> None:
-        self._site = site
+        self.site = site
         self.request = request
         self.now_s = now_s
         self.rules = site.rules
@@ -590,7 +593,7 @@ class Response:
         """That of the file that is the answer, if it is one."""
 
     async def __aenter__(self) -> Plan:
-        story = self._site.tell(self)
+        story = self.site.tell(self)
         try:
             step = next(story)
             while True:
@@ -611,7 +614,7 @@ class Response:
             raise
 
     def __enter__(self) -> Plan:
-        story = self._site.tell(self)
+        story = self.site.tell(self)
         try:
             step = next(story)
             while True:
