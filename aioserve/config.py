@@ -599,7 +599,7 @@ class Config(_Table, embeddable=True):
         _MOUNTS,
         "--mount",
         _CONTENT,
-        "Serve another folder below a path; may be repeated. Rules and --spa are for ROOT alone.",
+        "Serve another folder below a path; may be repeated. The files of rules and --spa are those of ROOT.",
         "granian: --static-path-mount; nginx: alias",
     )
     spa: str | None = _option(
@@ -759,6 +759,14 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
         "on in serve and static-web-server; off in nginx and Caddy",
+    )
+    etag: str = _option(
+        "mtime",
+        _choice("mtime", "hash"),
+        "--etag",
+        _CONTENT,
+        "Make entity tags of time and size of a file, or of a hash of its content, read once for that.",
+        "time and size in nginx and Caddy; hash in serve (serve-handler: etag)",
     )
     server_header: bool = _option(
         True,

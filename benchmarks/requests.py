@@ -8,6 +8,8 @@ import random
 import re
 import secrets
 import socket
+import time
+import zlib
 from dataclasses import dataclass
 
 from benchmarks.folders import PER_FOLDER, Folder
@@ -28,7 +30,7 @@ local count = 0
 local function file()
   local number = math.random(0, %(files)d - 1)
   local inside = number %% %(per_folder)d
-  return string.format("%(size)d/%%04d/%%02d.jpg", (number - inside) / %(per_folder)d, inside)
+  return string.format("%(pattern)s", (number - inside) / %(per_folder)d, inside)
 end
 local function cookie()
   count = count + 1
@@ -72,6 +74,7 @@ class Example:
 class Answer:
     status: int
     body: bytes
+    coding: str
     etag: str | None
     # With its head.
     size_bytes: int
@@ -87,6 +90,7 @@ def make_script(work: Work, etag: str, seed: int) -> str:
     values = {
         "seed": seed,
         "files": work.files.count,
+        "pattern": work.files.pattern,
         "size": work.files.size_bytes,
         "per_folder": PER_FOLDER,
         "secret": secrets.token_hex(8),
@@ -106,7 +110,7 @@ def make_examples(work: Work, folder: Folder, etag: str, seed: int) -> list[Exam
 
 def make_example(work: Work, folder: Folder, etag: str, chooser: random.Random) -> Example:
     number = chooser.randrange(work.files.count)
-    body = folder.read(work.files, number)
+    body = folder.read(work.files, number, "" if work.is_made else work.coding)
     start = chooser.randrange(max(1, len(body) - RANGE_BYTES))
     request = work.request.format(
         file=work.files.name(number),
@@ -139,7 +143,8 @@ def read_answer(client: socket.socket, method: str) -> Answer:
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
     lines += [f"{name}: {value}" for name, value in response.getheaders()]
     head_bytes = sum(len(line) + 2 for line in lines) + 2
-    return Answer(response.status, body, response.getheader("ETag"), head_bytes + len(body))
+    coding = response.getheader("Content-Encoding", "")
+    return Answer(response.status, body, coding, response.getheader("ETag"), head_bytes + len(body))
 
 
 def find_etag(work: Work, port: int) -> str:
@@ -154,10 +159,19 @@ def find_etag(work: Work, port: int) -> str:
 
 
 def check(work: Work, port: int, example: Example) -> Answer:
-    """Asks for the example. Raises Failed when the answer is another one, and what `ask` raises."""
+    """Asks for the example. Raises Failed when the answer is another one, and what `ask` raises.
+
+    Until a server has compressed a file by itself, it may send it as it is.
+    """
+    end_s = time.monotonic() + PATIENCE_S
     answer = ask(port, example.request, work.method)
+    while work.is_made and not answer.coding and time.monotonic() < end_s:
+        answer = ask(port, example.request, work.method)
     if answer.status != work.status:
         raise Failed(f"status {answer.status} instead of {work.status}")
-    if answer.body != example.body and not (example.body is None and answer.body):
+    if answer.coding != work.coding:
+        raise Failed(f"coding {answer.coding or 'none'} instead of {work.coding or 'none'}")
+    body = zlib.decompress(answer.body, wbits=31) if work.is_made else answer.body
+    if body != example.body and not (example.body is None and body):
         raise Failed("another body")
     return answer

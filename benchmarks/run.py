@@ -66,6 +66,8 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
             is_large=work.is_large,
             only_file=find_only_file(work, folder),
             closes=work.closes,
+            coding=work.coding,
+            is_made=work.is_made,
         )
         pid = stack.enter_context(started(server, setup, server_cores))
         etag = find_etag(work, setup.port)
@@ -107,7 +109,7 @@ def measure_once(work: Work, server: Server, folder: Folder, options: Options, s
 
 
 def find_only_file(work: Work, folder: Folder) -> Path | None:
-    is_plain = work.status == 200 and work.files.count == 1 and work.method == "GET"
+    is_plain = work.status == 200 and work.files.count == 1 and work.method == "GET" and not work.coding
     return folder.root / work.files.name(0) if is_plain else None
 
 

@@ -46,6 +46,9 @@ class Setup:
     # The only file that is asked for, if there is one, and whether each request ends its connection.
     only_file: Path | None = None
     closes: bool = False
+    # The coding of the answers, and whether the server has to make it.
+    coding: str = ""
+    is_made: bool = False
 
     @property
     def log_path(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.folders import KIB, MIB, Files
+from benchmarks.folders import KIB, MIB, Files, Kind
 from benchmarks.serving import Log
 
 GET = "GET /{file} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -36,6 +36,7 @@ RANGE_BYTES = 64 * KIB
 
 OURS, USUAL = "aioserve", "nginx"
 QUICK = (OURS, USUAL, "nginx-cache", "lighttpd", "caddy")
+COMPRESSING = (OURS, USUAL, "nginx-cache", "caddy")
 HOT = (*QUICK, "aioserve-asyncio", "lower-limit")
 SCRIPTED = ("http.server", "aiohttp", "uvicorn", "granian", "serve", "sirv", "http-server")
 
@@ -51,7 +52,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`series` and `x` place it in a plot of cost against something."""
+    """`coding` is the one that answers must have, if any. `series` and `x` place it in a plot of cost against
+    something."""
 
     name: str
     title: str
@@ -65,6 +67,7 @@ class Work:
     workers: int = 1
     log: Log = Log.OFF
     has_cache: bool = True
+    coding: str = ""
     series: str = ""
     x: int = 0
 
@@ -75,6 +78,11 @@ class Work:
     @property
     def closes(self) -> bool:
         return "\r\nConnection: close\r\n" in self.request
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the server has to compress by itself."""
+        return bool(self.coding) and self.files.kind is not Kind.SCRIPT
 
     @property
     def is_large(self) -> bool:
@@ -101,6 +109,26 @@ CLOSE = add_field(GET, "Connection: close")
 HEAD = GET.replace("GET", "HEAD")
 NOWHERE = GET.replace("{file}", "none.jpg")
 
+
+def make_sidecar_works(coding: str, bar: Bar) -> tuple[Work, Work]:
+    """Files that lie compressed beside others."""
+    request = add_field(GET, f"Accept-Encoding: {coding}")
+    small, large = (Files(size_bytes, kind=Kind.SCRIPT) for size_bytes in (10 * KIB, MIB))
+    title = f"{coding} beside the file, hot"
+    return (
+        Work(coding, f"10 KiB of {title}", small, request, bars=(bar,), servers=COMPRESSING, coding=coding),
+        Work(
+            f"{coding}-1m",
+            f"1 MiB of {title}",
+            large,
+            request,
+            bars=(bar if not bar.work else Bar(bar.at_most, bar.server, f"{bar.work}-1m"),),
+            servers=COMPRESSING,
+            coding=coding,
+        ),
+    )
+
+
 SINGLE = (
     Work("1k", "1 KiB, hot", ONE_KIB, bars=HOT_BARS, servers=HOT),
     Work("10k", "10 KiB, hot", Files(10 * KIB), bars=HOT_BARS + SCRIPTED_BARS, servers=HOT + SCRIPTED),
@@ -121,6 +149,19 @@ SINGLE = (
     Work("cache-off", "4 KiB, without our cache", FOUR_KIB, bars=(Bar(2.0),), has_cache=False),
     Work("log", "1 KiB, access log", ONE_KIB, bars=(Bar(0.9),), log=Log.ON),
     Work("log-buffered", "1 KiB, access log in batches", ONE_KIB, log=Log.BUFFERED),
+    *make_sidecar_works("gzip", Bar(0.9)),
+    *make_sidecar_works("br", Bar(0.9)),
+    # nginx has none of these; as many bytes of gzip are the same work.
+    *make_sidecar_works("zstd", Bar(0.9, USUAL, "gzip")),
+    Work(
+        "made",
+        "10 KiB of text, compressed by the server",
+        Files(10 * KIB, kind=Kind.TEXT),
+        add_field(GET, "Accept-Encoding: gzip"),
+        bars=(Bar(0.5),),
+        servers=COMPRESSING,
+        coding="gzip",
+    ),
 )
 
 CONNECTIONS = tuple(

@@ -16,13 +16,13 @@ import pytest
 
 from aioserve import Server
 from benchmarks import __main__ as command
-from benchmarks.folders import MIB, Files, Folder
+from benchmarks.folders import MIB, Folder
 from benchmarks.load import run_heads, run_wrk
 from benchmarks.processes import Failed, find_free_port, make_clock
 from benchmarks.report import Result, Sample, describe_machine, judge, read_result, write_result
 from benchmarks.requests import Example, check, find_etag, make_examples, make_script
 from benchmarks.servers import SERVERS
-from benchmarks.serving import SEARCH_PATH, Setup, started
+from benchmarks.serving import SEARCH_PATH, Setup, Unfit, started
 from benchmarks.works import SERIES, WORKS, Work
 from tests.process import make_environment
 
@@ -66,8 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 def shrink(work: Work) -> Work:
     """The work on fewer and smaller files."""
-    files = Files(min(work.files.size_bytes, MIB), min(work.files.count, 200))
-    return dataclasses.replace(work, files=files)
+    files = work.files
+    size_bytes, count = min(files.size_bytes, MIB), min(files.count, 200)
+    return dataclasses.replace(work, files=dataclasses.replace(files, size_bytes=size_bytes, count=count))
 
 
 class TestCommands:
@@ -110,7 +111,11 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         ("name", "body", "complaint"),
-        [("1k", b"other bytes", "another body"), ("404", None, "status 200 instead of 404")],
+        [
+            ("1k", b"other bytes", "another body"),
+            ("404", None, "status 200 instead of 404"),
+            ("gzip", b"other bytes", "coding none instead of gzip"),
+        ],
     )
     async def test_another_answer_than_the_expected_one_is_a_failure(
         self, name: str, body: bytes | None, complaint: str, folder: Folder
@@ -122,7 +127,7 @@ class TestRequests:
                 await asyncio.to_thread(check, WORKS[name], find_port(server), Example(request, body))
 
     @needs("wrk")
-    @pytest.mark.parametrize("name", ["1k", "browsers", "heads", "range"])
+    @pytest.mark.parametrize("name", ["1k", "browsers", "heads", "range", "gzip", "made"])
     async def test_the_script_of_wrk_asks_for_what_there_is(
         self, name: str, folder: Folder, tmp_path: Path
     ) -> None:
@@ -165,6 +170,28 @@ class TestMeasuring:
             for example in make_examples(work, folder, "", seed=1):
                 check(work, setup.port, example)
 
+    @pytest.mark.parametrize("name", ["gzip", "br", "zstd", "made"])
+    @pytest.mark.parametrize(
+        "server",
+        [
+            "aioserve",
+            pytest.param("nginx", marks=needs("nginx")),
+            pytest.param("caddy", marks=needs("caddy")),
+        ],
+    )
+    def test_servers_answer_with_compressed_forms(
+        self, server: str, name: str, folder: Folder, tmp_path: Path
+    ) -> None:
+        work = WORKS[name]
+        folder.make(work.files)
+        setup = Setup(folder.root, find_free_port(), tmp_path, coding=work.coding, is_made=work.is_made)
+        try:
+            with started(SERVERS[server], setup, os.sched_getaffinity(0)):
+                for example in make_examples(work, folder, "", seed=1):
+                    check(work, setup.port, example)
+        except Unfit as unfit:
+            pytest.skip(f"{server} {unfit}")
+
     def test_what_a_server_complains_about_when_it_does_not_start_is_shown(self, tmp_path: Path) -> None:
         setup = Setup(tmp_path / "none", find_free_port(), tmp_path)
 
@@ -176,7 +203,12 @@ class TestMeasuring:
 
     @needs("wrk")
     @pytest.mark.parametrize(
-        ("work", "other"), [("10k", "http.server"), pytest.param("304", "nginx", marks=needs("nginx"))]
+        ("work", "other"),
+        [
+            ("10k", "http.server"),
+            pytest.param("304", "nginx", marks=needs("nginx")),
+            pytest.param("gzip-1m", "nginx", marks=needs("nginx")),
+        ],
     )
     def test_a_run_measures_ours_beside_another(self, work: str, other: str, tmp_path: Path) -> None:
         options = ("--servers", f"aioserve,{other}", "--rounds", "1", "--seconds", "1")

@@ -35,7 +35,7 @@ SAMPLES = {
     "cache_control": "*.js: no-cache",
     "cors": "https://a.example",
     "header": "X: 1",
-    "mounts": "/docs=/srv/docs",
+    "mounts": "/docs=/srv",
 }
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from aioserve.content.cache import Absent, Ready, remember
 from aioserve.content.site import Match, Response, Site
 from aioserve.network.clock import Clock
 from aioserve.protocol.http1 import (
+    find_plain_codings,
     format_fields,
     format_status_line,
-    is_plain_block,
     parse_fields,
     parse_request_fields,
     parse_request_line,
@@ -58,11 +58,6 @@ _END = b"\r\n\r\n"
 
 # A line that programs write for each request anew, in the form in which most of them do.
 _RANGE_LINE = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9]++-[0-9]*+)(?=\r\n)")
-
-# What most programs say of the codings that they take, or nothing of it.
-_CODINGS_LINE = re.compile(rb"\r\n[Aa]ccept-[Ee]ncoding: ([\t -~]*+)(?=\r\n)")
-_ORIGIN_NAME = re.compile(rb"(?i)\r\norigin:")
-_CODINGS_NAME = re.compile(rb"(?i)\r\naccept-encoding:|no-transform")
 
 
 class Known(NamedTuple):
@@ -155,6 +150,8 @@ class Shortcuts:
         self._lines: dict[tuple[Codings, str | None, bool], dict[bytes, Known]] = {}
         self._absent: dict[bytes, tuple[Absent, Request]] = {}
         self._blocks: dict[bytes, Asked | None] = {}
+        # What clients say of codings differs in little.
+        self._find_plain_lines = lru_cache(maxsize=256)(self._find_lines_for)
 
     def find(self, head: bytes) -> Answer | None:
         """The answer to `head`, when that is one whole head that asks for nothing else of the connection, and
@@ -167,10 +164,11 @@ class Shortcuts:
         if asked is None:
             return None
         known = asked.lines.get(head[:end])
-        if known is None or not known.match.kept.is_held or known.until_s < self._clock.now_s:
+        if known is None:
             return self._look_up(head, end, asked)
-        match, answers, request, _ = known
-        kept, base, before, files = match.kept, match.base, match.before, match.files
+        (kept, base, before, files, _, _, _, _, _), answers, request, until_s = known
+        if not kept.is_held or until_s < self._clock.now_s:
+            return self._look_up(head, end, asked)
         if not (kept in files.looked_at or files.is_current(kept)):
             return None
         if base is not None and not (base in files.looked_at or files.is_current(base)):
@@ -286,6 +284,10 @@ class Shortcuts:
         is_page = self._has_fallback and wants_page(fields.get("accept"))
         return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), is_page), {})
 
+    def _find_lines_for(self, codings: bytes) -> dict[bytes, Known]:
+        """The same for clients that say nothing else of what they want."""
+        return self._find_lines(Fields({"accept-encoding": codings.decode("ascii").strip(" \t")}))
+
     def _read_block(self, block: bytes) -> Asked | None:
         """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1
         without a body."""
@@ -301,29 +303,18 @@ class Shortcuts:
                 values = {**asked.fields.values, "range": range_line[1].decode()}
                 fields = Fields(values, asked.fields.repeated)
                 return Asked(block, asked.lines, None, fields, keeps=asked.keeps)
-        lines = self._find_lines_of(block)
-        if lines is not None and is_plain_block(block[2:-2], max_fields=self._max_fields):
-            asked = Asked(block, lines, "", None)
-        else:
+        codings = None
+        if not self._has_fallback:
+            codings = find_plain_codings(block[2:-2], max_fields=self._max_fields)
+        if codings is None:
             asked = self._read_fields(block)
+        else:
+            asked = Asked(block, self._find_plain_lines(codings), "", None)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
             # Cheaper than to look for the oldest, and soon known again.
             self._blocks.clear()
         self._blocks[block] = asked
         return asked
-
-    def _find_lines_of(self, block: bytes) -> dict[bytes, Known] | None:
-        """The lines that are known for what `block` asks for; None when that has to be read."""
-        if self._has_fallback or (self._has_origins and _ORIGIN_NAME.search(block)):
-            return None
-        if not self._has_forms:
-            return self._find_lines(_NO_FIELDS)
-        match = _CODINGS_LINE.search(block)
-        if len(_CODINGS_NAME.findall(block)) != (match is not None):
-            return None
-        return self._find_lines(
-            _NO_FIELDS if match is None else Fields({"accept-encoding": match[1].decode().strip(" \t")})
-        )
 
     def _read_fields(self, block: bytes) -> Asked | None:
         try:

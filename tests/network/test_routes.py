@@ -431,20 +431,24 @@ class TestMounts:
                 assert (await ask_often(client, target)).status == 404
             assert (await ask_often(client, "/docs/in")).body == ABOUT
 
-    async def test_rules_and_the_application_are_for_the_root_alone(
+    async def test_rules_hold_there_and_the_application_does_not(
         self, site_root: Path, other_root: Path, serve: Serve
     ) -> None:
-        (site_root / "_redirects").write_text("/docs/* /elsewhere 302!\n/old /docs/\n")
+        (site_root / "_redirects").write_text("/docs/old /elsewhere 302!\n/old /docs/\n/more /x 302!\n")
         (site_root / "_headers").write_text("/*\n  X-Rule: yes\n")
         async with (
-            serve(mounts=[("/docs", str(other_root))], spa="index.html") as server,
+            serve(
+                mounts=[("/docs", str(other_root)), ("/more", str(other_root))], spa="index.html"
+            ) as server,
             RawClient(server.port) as client,
         ):
+            assert (await ask_often(client, "/more")).fields["location"] == "/x"
+            assert (await ask_often(client, "/docs")).fields["location"] == "./docs/"
             assert (await ask_often(client, "/old")).fields["location"] == "/docs/"
             assert (await ask_often(client, "/users", BROWSER)).body == HOME
-            for target, status in (("/docs/page.html", 200), ("/docs/none", 404), ("/docs", 308)):
+            for target, status in (("/docs/page.html", 200), ("/docs/none", 404), ("/docs/old", 302)):
                 answer = await ask_often(client, target, BROWSER)
-                assert (answer.status, answer.fields.get("x-rule")) == (status, None)
+                assert (answer.status, answer.fields["x-rule"]) == (status, "yes")
             assert (await ask_often(client, "/none.js")).fields["x-rule"] == "yes"
 
     async def test_other_options_hold_there(self, other_root: Path, serve: Serve) -> None:

@@ -21,8 +21,8 @@ from aioserve.protocol.http1 import (
     expects_continue,
     find_head_end,
     find_line_end,
+    find_plain_codings,
     format_head,
-    is_plain_block,
     keeps_alive,
     parse_body_length,
     parse_chunk_size,
@@ -1084,6 +1084,13 @@ LINES_OF_BLOCKS = [
     b"User-Agent: Mozilla/5.0 (X11)\r\n",
     b"Accept: */*\r\n",
     b"Accept-Encoding: gzip\r\n",
+    b"aCCEPT-eNCODING: br, gzip;q=0.5\t\r\n",
+    b"accept-encoding: \r\n",
+    b"Accept-Encoding:zstd\r\n",
+    b"Accept-Encoding: \xff\r\n",
+    b"Cache-Control: max-age=0\r\n",
+    b"cACHE-cONTROL:a, No-Transform\r\n",
+    b"Origin: http://a\r\n",
     b"Cookie: a=b; c=\xff\r\n",
     b"Connection: keep-alive\r\n",
     b"Connection: Keep-Alive\r\n",
@@ -1100,6 +1107,9 @@ LINES_OF_BLOCKS = [
     b"eXPECT: tea\r\n",
     b"Range: bytes=0-1\r\n",
     b"rANGE:bytes=0-1\r\n",
+    b"Want-Repr-Digest: sha-256=1\r\n",
+    b"wANT-rEPR-dIGEST:\r\n",
+    b"Want-Content-Digest: sha-256=1\r\n",
     b"Referer: http://a/\r\n",
     b"If-Match: *\r\n",
     b"iF-nONE-mATCH: *\r\n",
@@ -1119,27 +1129,35 @@ class TestPlainBlocks:
     """Field lines that need no reading: never a block that would say more than a GET."""
 
     @pytest.mark.parametrize(
-        "block",
+        ("block", "codings"),
         [
-            pytest.param(b"Host: a\r\n", id="Host alone"),
-            pytest.param(b"Host: www.example.org:8080\r\nAccept: */*\r\n", id="Host first"),
-            pytest.param(b"User-Agent: b\r\nhost: a-b.c_d~1\r\n", id="Host last"),
-            pytest.param(b"Host: a\r\nConnection: keep-alive\r\nCookie: \xff\r\n", id="a browser's"),
-            pytest.param(b"Host: a\r\nHosts: b\r\nContent-Type: c\r\nTE: d\r\n", id="names that are similar"),
-            pytest.param(b"Host: a\r\n" + b"X: y\r\n" * (MAX_FIELDS - 1), id="most fields"),
+            pytest.param(b"Host: a\r\n", b"", id="Host alone"),
+            pytest.param(b"Host: www.example.org:8080\r\nAccept: */*\r\n", b"", id="Host first"),
+            pytest.param(b"User-Agent: b\r\nhost: a-b.c_d~1\r\n", b"", id="Host last"),
+            pytest.param(b"Host: a\r\nConnection: keep-alive\r\nCookie: \xff\r\n", b"", id="a browser's"),
+            pytest.param(
+                b"Host: a\r\nHosts: b\r\nContent-Type: c\r\nTE: d\r\n", b"", id="names that are similar"
+            ),
+            pytest.param(b"Host: a\r\n" + b"X: y\r\n" * (MAX_FIELDS - 1), b"", id="most fields"),
+            pytest.param(b"Host: a\r\nAccept-Encoding: gzip, br\r\nX: y\r\n", b"gzip, br", id="codings"),
+            pytest.param(b"accept-encoding: gzip\r\nX: y\r\nHost: a\r\n", b"gzip", id="codings before Host"),
+            pytest.param(b"Host: a\r\nCache-Control: max-age=0\r\n", b"", id="a page that is reloaded"),
         ],
     )
-    def test_what_most_clients_send_is_plain(self, block: bytes) -> None:
-        assert is_plain_block(block, max_fields=MAX_FIELDS)
+    def test_what_most_clients_send_is_plain(self, block: bytes, codings: bytes) -> None:
+        assert find_plain_codings(block, max_fields=MAX_FIELDS) == codings
 
     def test_too_many_fields_are_not(self) -> None:
-        assert not is_plain_block(b"Host: a\r\n" + b"X: y\r\n" * MAX_FIELDS, max_fields=MAX_FIELDS)
+        assert find_plain_codings(b"Host: a\r\n" + b"X: y\r\n" * MAX_FIELDS, max_fields=MAX_FIELDS) is None
 
     @settings(max_examples=1000)
     @given(st.lists(st.sampled_from(LINES_OF_BLOCKS), max_size=MAX_FIELDS + 1), st.booleans())
-    def test_what_is_plain_asks_for_nothing_but_the_file(self, lines: list[bytes], with_host: bool) -> None:
+    def test_what_is_plain_asks_for_nothing_but_a_form_of_the_file(
+        self, lines: list[bytes], with_host: bool
+    ) -> None:
         block = b"".join([*lines, LINES_OF_BLOCKS[0]] if with_host else lines)
-        if not is_plain_block(block, max_fields=MAX_FIELDS):
+        codings = find_plain_codings(block, max_fields=MAX_FIELDS)
+        if codings is None:
             return
         fields = parse_request_fields(block, (1, 1), max_fields=MAX_FIELDS)
         request = Request("GET", b"/", (1, 1), fields)
@@ -1148,4 +1166,7 @@ class TestPlainBlocks:
         assert parse_body_length(request) == 0
         assert not expects_continue(request)
         assert not [name for name in fields.values if name.startswith("if-") or name == "range"]
-        assert set(fields.values) & {"content-length", "transfer-encoding", "expect"} == set()
+        assert set(fields.values) & {"content-length", "transfer-encoding", "expect", "origin"} == set()
+        assert codings.decode().strip(" \t") == fields.values.get("accept-encoding", "")
+        assert "no-transform" not in fields.values.get("cache-control", "").lower()
+        assert "want-repr-digest" not in fields.values
