@@ -146,9 +146,9 @@ class Routes:
         segments = self._pages.get(status, self._pages[500] if status >= 500 else None)
         return None if segments is None else Candidate(segments, Kind.FILE)
 
-    def find_plain(self, found: Candidate) -> Candidate:
-        """The page that a clean URL would lead to before `found`, a page with its extension."""
-        *folder, name = found.segments
+    def find_plain(self, segments: tuple[bytes, ...]) -> Candidate:
+        """The file that a clean URL would lead to before that page, which has its extension."""
+        *folder, name = segments
         return Candidate((*folder, name.removesuffix(_PAGE_EXTENSION)), Kind.FILE)
 
     def _list_own(self, target: Target) -> list[Candidate]:
@@ -176,11 +176,15 @@ class Routes:
             return []
         name = target.segments[-1]
         if target.is_folder:
-            return [(_add_extension(target), format_neighbour_location(target, name))]
+            page = _add_extension(target)
+            location = format_neighbour_location(target, name)
+            return [(one, location) for one in (page, *self._list_sidecars([page]))]
         stem = name.removesuffix(_PAGE_EXTENSION)
         if stem in (b"", name) or name in self._index:
             return []
-        return [(own[0], format_neighbour_location(target, stem))]
+        page = own[0]
+        names = [page, *self._list_sidecars([page])]
+        return [(one, format_neighbour_location(target, stem)) for one in own if one in names]
 
     def _list_rewritten(self, target: Target) -> list[Candidate]:
         """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""

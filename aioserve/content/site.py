@@ -366,8 +366,10 @@ class Site:
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
         if not local.segments and not local.is_folder and self.files.only_name is None:
-            # Where another folder is mounted, its slash is missing.
-            return plan_redirect(format_folder_location(target))
+            # Where another folder is mounted, its slash is missing; by force, a rule comes first.
+            rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
+            if rule is None or not rule.is_forced:
+                return plan_redirect(format_folder_location(target))
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
         route = response.route = self.find_route(request, target, local)
         is_forced = route.rule is not None and route.rule.is_forced
@@ -397,7 +399,7 @@ class Site:
         location = route.find_location(found.candidate)
         if location is not None:
             # Behind its clean URL may be a file of that name.
-            is_hidden = yield _Exists(self.files, self._routes.find_plain(found.candidate))
+            is_hidden = yield _Exists(self.files, self._routes.find_plain(_name_plain(found.candidate)))
             if not is_hidden:
                 return plan_redirect(location)
             if local.is_folder:
@@ -459,11 +461,10 @@ class Site:
 
     def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
-        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
+        place = Target((*self._prefix, *segments), is_folder=False, query=None)
+        if self._routes.is_unsent(segments) or self._whole.enter(place)[0] is not self:
             return True
-        return rules is not None and rules.forces(
-            Target((*self._prefix, *segments), is_folder=False, query=None), host
-        )
+        return rules is not None and rules.forces(place, host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
