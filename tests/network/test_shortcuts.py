@@ -1663,7 +1663,7 @@ class TestAbsent:
                 (tmp_path / "new").rename(current)
 
 
-class TestForms:
+class TestFormsThatAppear:
     """Compressed forms beside a file: those that are not there may come, and are looked for now and then."""
 
     CODED = ask(GET, "Accept-Encoding: br, gzip")
