@@ -1,7 +1,7 @@
 """Cases that other projects' suites and the standards expect of a file server, run where they are at hand.
 
 They lie beside the checkout, in ../shared/cases, with runners of their own; nothing of them belongs to this
-project. tests/case_exceptions.json names the rows that are wrong, each with the decision that says why.
+project. tests/case_exceptions.json names the rows that are wrong, each with the reason.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SERVE_AS_NOBODY = """
 import asyncio, ctypes, os, sys, aiofiles.os
 import aioserve.network.connection, uvloop
 from aioserve import Server
+from aioserve.content.compression import list_codings
+list_codings()
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -91,7 +93,8 @@ async def test_every_request_stream_is_read_or_refused_as_the_standards_want(por
 
 
 async def test_every_behaviour_is_an_accepted_one_and_nearly_always_the_preferred(port: int) -> None:
-    have = "index,symlinks:contained,dotfiles:refuse,404.html" + (",nonroot" if os.name == "posix" else "")
+    have = "index,symlinks:contained,dotfiles:refuse,404.html,precompressed:gzip"
+    have += ",nonroot" if os.name == "posix" else ""
 
     rows = await run_cases("run_behaviours.py", port, "--have", have)
 

@@ -174,7 +174,9 @@ async def ask_both_ways(client: RawClient, head: bytes, method: str) -> AsyncIte
 
 async def check_all(client: RawClient, form: Form, of_parts: Form) -> None:
     """All that can be asked of a form. `of_parts` is the one that is sent when the request has a Range."""
-    ranges = [(None, None), *itertools.product(list(RANGES)[1:], IF_RANGES)]
+    # Who cannot have a part gets the whole, whatever is asked for.
+    wanted_ranges = list(RANGES)[1:] if of_parts.has_parts else ["bytes=2-5", "bytes=99999999-"]
+    ranges = [(None, None), *itertools.product(wanted_ranges, IF_RANGES)]
     for method, condition, (wanted, if_range) in itertools.product(("GET", "HEAD"), CONDITIONS, ranges):
         chosen = form if wanted is None else of_parts
         spans = RANGES[wanted](len(chosen.body)) if chosen.has_parts else None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
+import itertools
 import json
 import logging
 import os
+import random
 import re
 import shutil
 import socket
@@ -30,18 +33,20 @@ import pytest
 from aioserve import Server
 from aioserve.content import files as files_module
 from aioserve.content.cache import Absent
+from aioserve.content.compression import EXTENSIONS, compress, list_codings
 from aioserve.content.files import Files
-from aioserve.content.site import Site
+from aioserve.content.site import Response, Site
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
 from aioserve.network.shortcuts import Known, Shortcuts
 from aioserve.protocol.conditional import format_etag, format_hash_etag, format_http_date
+from aioserve.protocol.message import Request
 from tests.content.conftest import is_open, open_descriptors
 from tests.network.breaking import begin_transfer, read_what_comes, take_away
 from tests.network.conftest import LARGE, MIB, PATIENCE_S, Serve, serve_all
 from tests.network.waiting import wait_until
-from tests.raw_client import RawClient
+from tests.raw_client import Answer, RawClient
 from tests.test_cases import CASES
 
 pytestmark = pytest.mark.skipif(
@@ -694,6 +699,294 @@ class TestAnswers:
         assert {ask(GET, *fields) for fields in OWNED_FIELDS[:4]} <= set(taken)
 
 
+# What clients say of codings: those in use, and what can be said otherwise.
+CODINGS_FIELDS: list[tuple[str, ...]] = [
+    (),
+    ("Accept-Encoding: gzip, deflate, br, zstd",),
+    ("Accept-Encoding: gzip",),
+    ("accept-encoding: br;q=1.0, gzip;q=0.8, *;q=0.1",),
+    ("ACCEPT-ENCODING: zstd",),
+    ("Accept-Encoding: identity",),
+    ("Accept-Encoding: *",),
+    ("Accept-Encoding:",),
+    ("Accept-Encoding:gzip",),
+    ("Accept-Encoding: \tgzip \t",),
+    ("Accept-Encoding: gzip;q=0",),
+    ("Accept-Encoding: gzip, identity;q=0",),
+    ("Accept-Encoding: *;q=0",),
+    ("Accept-Encoding: gzip;q=0.5, identity",),
+    ("Accept-Encoding: gzip\xe9",),
+    ("Accept-Encoding: gzip", "Accept-Encoding: br"),
+    ("Accept-Encoding: gzip", "accept-encoding: gzip;q=0"),
+    ("Accept-Encoding: gzip", "Accept-Encoding : br"),
+    ("Accept-Encoding: gzip", " br"),
+    ("X-Accept-Encoding: gzip",),
+    ("X: y\taccept-encoding: gzip",),
+    ("Accept-Encoding: gzip", "Cache-Control: no-transform"),
+    ("Accept-Encoding: gzip", "Cache-Control: max-age=0, No-Transform"),
+    ("Accept-Encoding: gzip", "X: no-transform"),
+    ("Accept-Encoding: br", "Connection: close"),
+    ("Accept-Encoding: br", "If-None-Match: *"),
+    ("Accept-Encoding: br", 'If-Match: "other"'),
+    ("Accept-Encoding: br", f"If-Modified-Since: {DATE}"),
+    ("Accept-Encoding: br", "Range: bytes=2-9"),
+    ("Range: bytes=2-9", "Accept-Encoding: zstd", "Connection: close"),
+    ("Accept-Encoding: gzip", "Range: bytes=-3", "If-Range: x"),
+    ("Accept-Encoding: gzip", "Range: bytes=99999999-"),
+    ("Accept-Encoding: gzip", "Range: bytes=0-1,5-6"),
+    ("Accept-Encoding: gzip", "Content-Length: 0"),
+]
+
+# Of what is asked for in fewer ways.
+CODINGS_OF_OTHERS = [CODINGS_FIELDS[number] for number in (0, 1, 2, 11, 12, 21, 25, 28, 32)]
+
+TEXT = "".join(f"{number}: {number * number % 977} steps\n" for number in range(200)).encode()
+NOISE = random.Random(4).randbytes(5_000)
+
+FORMED_TARGETS = [
+    "/made.css",
+    "/beside.css",
+    "/older.css",
+    "/one.css",
+    "/alone.css",
+    "/on-the-way.css",
+    "/noise.css",
+    "/short.css",
+    "/long.css",
+    "/picture.png",
+    "/beside.css.gz",
+    "/to-beside.css",
+    "/to-made.css",
+    "/forms/",
+    "/none",
+]
+
+
+@pytest.fixture
+def forms(site_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with forms beside them, those of which forms are made, and those of which none is."""
+    pack = dict.fromkeys(("br", "zst", "gz"), TEXT)
+    pack |= {EXTENSIONS[coding][1:].decode(): compress(coding, TEXT) for coding in list_codings()}
+    contents = {
+        "made.css": TEXT,
+        "beside.css": TEXT,
+        **{f"beside.css.{extension}": data for extension, data in pack.items()},
+        "older.css": TEXT,
+        "older.css.gz": pack["gz"],
+        "one.css": TEXT,
+        "one.css.gz": pack["gz"],
+        "alone.css.gz": pack["gz"],
+        "on-the-way.css": TEXT * 4,
+        "noise.css": NOISE,
+        "short.css": TEXT[:100],
+        "long.css": NOISE * 40,
+        "long.css.br": NOISE * 30,
+        "picture.png": TEXT,
+        "picture.png.gz": pack["gz"],
+        "forms/index.html": TEXT,
+        "404.html": TEXT,
+    }
+    (site_root / "forms").mkdir()
+    for name, content in contents.items():
+        (site_root / name).write_bytes(content)
+        os.utime(site_root / name, ns=(MODIFIED_NS, MODIFIED_NS))
+    os.utime(site_root / "older.css.gz", ns=(MODIFIED_NS, MODIFIED_NS - 1))
+    for name in ("beside", "made"):
+        (site_root / f"to-{name}.css").symlink_to(f"{name}.css")
+    (site_root / "to-beside.css.gz").symlink_to("beside.css.gz")
+    # What is more is compressed on the way, and whoever asks first waits for what is made.
+    for module in ("forms", "site"):
+        monkeypatch.setattr(f"aioserve.content.{module}.MAX_BYTES", 3 * len(TEXT))
+    monkeypatch.setattr("aioserve.content.forms._WAIT_S", 30)
+
+
+@pytest.mark.usefixtures("forms")
+class TestForms:
+    """A file may be sent in one form or another, and neither way mixes them up."""
+
+    @pytest.mark.timeout(180)
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [
+            ("GET", {}),
+            ("HEAD", {}),
+            ("GET", {"compress": "off"}),
+            ("GET", {"precompressed": False}),
+            ("GET", {"etag": "hash"}),
+        ],
+        ids=str,
+    )
+    async def test_every_coding_of_every_file_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], method: str, options: dict[str, object]
+    ) -> None:
+        requests = [
+            ask(f"{method} {target} HTTP/1.1", *fields)
+            for target in FORMED_TARGETS
+            for fields in (CODINGS_FIELDS if target in FORMED_TARGETS[:2] else CODINGS_OF_OTHERS)
+        ]
+
+        assert await find_differences(site_root, requests, **options) == []
+        for name in ("made", "beside"):
+            line = f"{method} /{name}.css HTTP/1.1"
+            assert {ask(line, *fields) for fields in CODINGS_FIELDS[:11]} <= set(taken)
+
+    async def test_whatever_was_asked_before(self, site_root: Path) -> None:
+        """What one wants of a request line says nothing of what the next one wants of it."""
+        fields = [CODINGS_FIELDS[number] for number in (0, 1, 2, 11, 28)]
+        requests = [
+            ask(f"GET /{name}.css HTTP/1.1", *asked)
+            for name in ("made", "beside", "on-the-way", "long")
+            for pair in itertools.product(fields, repeat=2)
+            for asked in pair
+        ]
+
+        assert await find_differences(site_root, requests) == []
+
+
+async def ask_until_taken(client: RawClient, request: bytes, taken: list[bytes]) -> AsyncIterator[Answer]:
+    """The answers to `request`, up to one by the shortcut: a look may always have to wait."""
+    for _ in range(100):
+        yield await client.ask(request)
+        if request in taken:
+            return
+    raise AssertionError("it is never taken")
+
+
+def let_pass(server: Server, seconds: int) -> None:
+    """Stops the clock, so many seconds later than it is."""
+    server._clock.stop()
+    server._clock.now_s += seconds
+
+
+def rewrite_form(site_root: Path) -> bytes:
+    (site_root / "one.css.gz").write_bytes(b"another form")
+    return b"another form"
+
+
+def make_form_older(site_root: Path) -> bytes:
+    os.utime(site_root / "one.css.gz", ns=(MODIFIED_NS, MODIFIED_NS - 1))
+    return TEXT
+
+
+def make_file_newer(site_root: Path) -> bytes:
+    (site_root / "one.css").write_bytes(b"newer")
+    return b"newer"
+
+
+def remove_form(site_root: Path) -> bytes:
+    (site_root / "one.css.gz").unlink()
+    return TEXT
+
+
+def replace_form(site_root: Path) -> bytes:
+    (site_root / "new").write_bytes(b"a third")
+    (site_root / "new").rename(site_root / "one.css.gz")
+    return b"a third"
+
+
+def move_form_out(site_root: Path) -> bytes:
+    (site_root / "one.css.gz").rename(site_root.parent / "outside.gz")
+    (site_root / "one.css.gz").symlink_to("../outside.gz")
+    return TEXT
+
+
+@pytest.mark.usefixtures("forms")
+class TestFormsThatChange:
+    """What is remembered of a request line ends with each of the files that it was answered from."""
+
+    GZIPPED = ask("GET /one.css HTTP/1.1", "Accept-Encoding: gzip")
+
+    @pytest.mark.parametrize(
+        "change",
+        [rewrite_form, make_form_older, make_file_newer, remove_form, replace_form, move_form_out],
+    )
+    async def test_a_change_is_seen_by_the_next_request(
+        self, serve: Serve, site_root: Path, taken: list[bytes], change: Callable[[Path], bytes]
+    ) -> None:
+        async with serve(compress="off") as server, RawClient(server.port) as client:
+            packed = (site_root / "one.css.gz").read_bytes()
+            async for answer in ask_until_taken(client, self.GZIPPED, taken):
+                assert answer.body == packed
+            content = change(site_root)
+            for _ in range(5):
+                answer = await client.ask(self.GZIPPED)
+                assert answer.body == content
+                is_file = content in (TEXT, b"newer")
+                assert answer.fields.get("content-encoding") == (None if is_file else "gzip")
+
+    async def test_of_a_file_that_is_gone_only_the_form_is_there(self, serve: Serve, site_root: Path) -> None:
+        async with serve() as server, RawClient(server.port) as client:
+            packed = (site_root / "one.css.gz").read_bytes()
+            for _ in range(3):
+                assert (await client.ask(self.GZIPPED)).body == packed
+            (site_root / "one.css").unlink()
+            assert (await client.ask(self.GZIPPED)).body == packed
+            assert (await client.ask(ask("GET /one.css HTTP/1.1"))).body == TEXT
+            (site_root / "one.css.gz").unlink()
+            assert (await client.ask(self.GZIPPED)).status == 404
+
+    async def test_of_a_file_behind_a_link_the_form_is_not_remembered_alone(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        request = ask("GET /linked.css HTTP/1.1", "Accept-Encoding: gzip")
+        (site_root / "linked.css").symlink_to("one.css")
+        (site_root / "linked.css.gz").write_bytes(b"a form")
+        os.utime(site_root / "linked.css.gz", ns=(MODIFIED_NS, MODIFIED_NS))
+        async with serve(compress="off") as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(request)).body == b"a form"
+            (site_root / "one.css").write_bytes(b"newer")
+            assert (await client.ask(request)).body == b"newer"
+
+    async def test_one_that_appears_is_seen_in_a_few_seconds(
+        self, serve: Serve, site_root: Path, taken: list[bytes]
+    ) -> None:
+        beside = site_root / "made.css.gz"
+        request = ask("GET /made.css HTTP/1.1", "Accept-Encoding: gzip")
+        async with serve(compress="off") as server, RawClient(server.port) as client:
+            async for answer in ask_until_taken(client, request, taken):
+                assert answer.body == TEXT
+            beside.write_bytes(b"a form")
+            let_pass(server, shortcuts_module._FORMS_AGAIN_S + 1)
+            assert (await client.ask(request)).body == b"a form"
+
+    async def test_a_better_one_that_appears_is_seen_in_a_few_seconds(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        request = ask("GET /one.css HTTP/1.1", "Accept-Encoding: gzip, br")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(request)).fields["content-encoding"] == "gzip"
+            (site_root / "one.css.br").write_bytes(b"small")
+            let_pass(server, shortcuts_module._FORMS_AGAIN_S + 1)
+            assert (await client.ask(request)).body == b"small"
+
+    async def test_one_that_appears_takes_the_place_of_what_was_made(
+        self, serve: Serve, site_root: Path
+    ) -> None:
+        request = ask("GET /made.css HTTP/1.1", "Accept-Encoding: gzip")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(request)).fields["content-encoding"] == "gzip"
+            (site_root / "made.css.gz").write_bytes(b"a form")
+            let_pass(server, shortcuts_module._FORMS_AGAIN_S + 1)
+            assert (await client.ask(request)).body == b"a form"
+
+    async def test_what_was_made_of_a_file_ends_with_it(
+        self, serve: Serve, site_root: Path, taken: list[bytes]
+    ) -> None:
+        request = ask("GET /made.css HTTP/1.1", "Accept-Encoding: gzip")
+        async with serve() as server, RawClient(server.port) as client:
+            for number in range(5):
+                content = TEXT + b"%d" % number
+                (site_root / "made.css").write_bytes(content)
+                taken.clear()
+                async for answer in ask_until_taken(client, request, taken):
+                    assert gzip.decompress(answer.body) == content
+            (site_root / "made.css").unlink()
+            assert (await client.ask(request)).status == 404
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the behaviours ask for."""
@@ -927,6 +1220,28 @@ class TestMemory:
             assert len(known_lines(shortcuts)) == 100
             assert most_blocks == 50
             assert 0 < len(answers) <= 8
+            assert (await client.ask(HELLO)).body == HELLO_BODY
+
+    async def test_lines_stay_few_over_all_codings_that_clients_take(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shortcuts_module, "_MAX_KNOWN_LINES", 100)
+        weights = ["1", "0.9", "0.8", "0.7", "0"]
+        asked = [
+            f"Accept-Encoding: br;q={br}, zstd;q={zstd}, gzip;q={gzip_}, identity;q={identity}"
+            for br, zstd, gzip_, identity in itertools.product(weights, weights, weights, weights[:-1])
+        ]
+        async with serve(log_format="off") as server, RawClient(server.port) as client:
+            await client.ask(HELLO)
+            shortcuts = find_shortcuts(server)
+            for number, field in enumerate(asked):
+                for line in (GET, f"GET /hello.txt?{number} HTTP/1.1"):
+                    assert (await client.ask(ask(line, field))).body == HELLO_BODY
+
+                assert len(known_lines(shortcuts)) <= 100
+            assert len(known_lines(shortcuts)) == 100
+            # As many as there are orders of four weights, and nothing.
+            assert len(shortcuts._lines) <= 150
             assert (await client.ask(HELLO)).body == HELLO_BODY
 
     async def test_names_that_are_absent_stay_few(
@@ -1346,6 +1661,68 @@ class TestAbsent:
                 assert {answer.status for answer in answers} == {200 if number % 2 else 404}
                 (tmp_path / "new").symlink_to(site_root if number % 2 else other)
                 (tmp_path / "new").rename(current)
+
+
+class TestFormsThatAppear:
+    """Compressed forms beside a file: those that are not there may come, and are looked for now and then."""
+
+    CODED = ask(GET, "Accept-Encoding: br, gzip")
+
+    @pytest.fixture
+    def decided(self, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+        """The requests whose answers were decided, and not remembered."""
+        decided: list[Request] = []
+        respond = Site.respond
+
+        def take_note(site: Site, request: Request, now_s: int) -> Response:
+            decided.append(request)
+            return respond(site, request, now_s)
+
+        monkeypatch.setattr(Site, "respond", take_note)
+        return decided
+
+    @pytest.mark.parametrize("there", ["", "hello.txt.br"])
+    async def test_as_long_as_none_comes_nothing_is_decided_anew(
+        self,
+        serve: Serve,
+        site_root: Path,
+        files_of_long_ago: None,
+        decided: list[Request],
+        monkeypatch: pytest.MonkeyPatch,
+        there: str,
+    ) -> None:
+        monkeypatch.setattr(shortcuts_module, "_FORMS_AGAIN_S", -1)
+        if there:
+            (site_root / there).write_bytes(b"x")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(10):
+                await client.ask(self.CODED)
+            decided.clear()
+            for _ in range(10):
+                assert (await client.ask(self.CODED)).body == (b"x" if there else HELLO_BODY)
+
+        # A kernel that is busy may say that it has to look.
+        assert len(decided) < 10
+
+    @pytest.mark.parametrize("there", ["", "hello.txt.br"])
+    async def test_one_that_comes_is_sent(
+        self,
+        serve: Serve,
+        site_root: Path,
+        files_of_long_ago: None,
+        monkeypatch: pytest.MonkeyPatch,
+        there: str,
+    ) -> None:
+        monkeypatch.setattr(shortcuts_module, "_FORMS_AGAIN_S", -1)
+        if there:
+            (site_root / there).write_bytes(b"long")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(self.CODED)).body == (b"long" if there else HELLO_BODY)
+            (site_root / "hello.txt.gz").write_bytes(b"x")
+            answer = await client.ask(self.CODED)
+
+        assert (answer.fields["content-encoding"], answer.body) == ("gzip", b"x")
 
 
 class TestLargeFiles:
