@@ -599,7 +599,7 @@ def visit(steps: Sequence[Step], loop: str, etag: str) -> Uses:
     return uses
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(scenes(), st.sampled_from(sorted(LOOPS)), st.sampled_from(["mtime", "hash"]))
 @example(KEPT_AND_MOVED_OUT, "asyncio", "mtime")
 @example(KEPT_AND_SET_BACK, "asyncio", "mtime")

@@ -322,7 +322,7 @@ A_FORM_THAT_GETS_OLDER = [
 MADE_AND_SET_BACK = [Wait(), GZIPPED, Edit("set_back", ("a.css",)), GZIPPED]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(scenes, st.sampled_from(sorted(LOOPS)), st.booleans())
 @example(A_FORM_BESIDE_A_LINK, "asyncio", False)
 @example(A_FORM_THAT_GETS_OLDER, "asyncio", False)

@@ -373,7 +373,7 @@ def check(answer: Answer, request: Request, expected: Expected) -> None:
         assert read_target(url.encode()) == (expected.names, True)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(scenes(), st.sampled_from(["inside", "inside", "none"]), st.booleans())
 @example((EVERYTHING, ABOUT_EVERYTHING), "inside", False)
 @example((EVERYTHING, ABOUT_EVERYTHING), "none", True)

@@ -167,7 +167,7 @@ class TestContents:
         assert cache.find(name_of(1)) is None
         assert Cache(1, clock).keeps
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.tuples(

@@ -804,7 +804,7 @@ def _plant(top: bytes, tree: list[tuple[int, bytes, tuple[str, list[bytes]]]], b
 
 
 class TestRandomTrees:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         tree=_tree,
         outside=_tree,
