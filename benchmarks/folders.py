@@ -24,8 +24,8 @@ class Kind(Enum):
 
     # Random bytes. A type that nobody compresses or adds a charset to.
     IMAGE = "jpg"
-    # Hexadecimal digits, two for each byte of the size, and beside each file all its compressed forms. None
-    # of them can be smaller than that size, and none is much larger.
+    # Random bytes and as many zeros, and beside each file all its compressed forms. These have the size, but
+    # for a hundredth.
     SCRIPT = "js"
     # Words, and nothing beside.
     TEXT = "txt"
@@ -94,8 +94,10 @@ def make_content(files: Files, number: int) -> bytes:
         words = [chooser.randbytes(chooser.randint(1, 5)).hex() for _ in range(1000)]
         chosen = (words[int(1000 * chooser.random() ** 3)] for _ in range(files.size_bytes // 2))
         return " ".join(chosen).encode()[: files.size_bytes]
-    content = chooser.randbytes(files.size_bytes)
-    return content.hex().encode() if files.kind is Kind.SCRIPT else content
+    if files.kind is Kind.SCRIPT:
+        content = chooser.randbytes(files.size_bytes - files.size_bytes // 100)
+        return content + bytes(len(content))
+    return chooser.randbytes(files.size_bytes)
 
 
 def find_form(path: Path, coding: str) -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from aioserve import Server
 from benchmarks import __main__ as command
-from benchmarks.folders import MIB, Folder
+from benchmarks.folders import KIB, MIB, Files, Folder, Kind
 from benchmarks.load import run_heads, run_wrk
 from benchmarks.processes import Failed, find_free_port, make_clock
 from benchmarks.report import Result, Sample, describe_machine, judge, read_result, write_result
@@ -69,6 +69,15 @@ def shrink(work: Work) -> Work:
     files = work.files
     size_bytes, count = min(files.size_bytes, MIB), min(files.count, 200)
     return dataclasses.replace(work, files=dataclasses.replace(files, size_bytes=size_bytes, count=count))
+
+
+class TestFolders:
+    def test_compressed_forms_have_the_size_but_for_a_hundredth(self, folder: Folder) -> None:
+        for size_bytes in (10 * KIB, MIB):
+            files = Files(size_bytes, kind=Kind.SCRIPT)
+            folder.make(files)
+            sizes = [len(folder.read(files, 0, coding)) for coding in ("gzip", "br", "zstd")]
+            assert sizes == pytest.approx([size_bytes] * 3, rel=0.011)
 
 
 class TestCommands:

@@ -185,6 +185,39 @@ def test_the_serve_command_shows_the_sample_site_and_ends_well() -> None:
     assert (status, errors) == (0, "")
 
 
+SITE = ROOT / "docs" / "single-page-apps.md"
+
+
+@pytest.mark.parametrize("block", find_blocks(SITE, "sh"), ids=str)
+def test_the_commands_about_single_page_apps_are_right(block: Block) -> None:
+    """`check` takes what `serve` does."""
+    command, verb, *words = shlex.split(block.text)
+    assert (command, verb in ("serve", "check")) == ("aioserve", True)
+    paths = [] if verb == "check" else ["/users/7"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "aioserve", "check", *words, *paths],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("200 OK" in done.stdout) == ("--spa" in words)
+
+
+def test_the_table_about_single_page_apps_is_right(tmp_path: Path) -> None:
+    (block,) = find_blocks(SITE, "toml")
+    (tmp_path / "aioserve.toml").write_text(block.text)
+
+    config = load_config({}, {}, str(tmp_path)).config
+
+    assert (config.spa, config.clean_urls) == ("index.html", True)
+    assert config.mounts == (("/docs", f"{tmp_path}/../site"),)
+    assert dict(config.errors) == {404: "pages/lost.html", 503: "pages/busy.html"}
+
+
 def find_flags(page: Path) -> set[str]:
     """Every flag of the command that the page names: in a command line or by itself."""
     lines = [line for block in find_blocks(page, "sh") for line in re.split(r"\n|&&", block.text)]

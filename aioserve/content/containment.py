@@ -168,12 +168,7 @@ class Root:
         """
         if self._at_once is None:
             raise BlockingIOError
-        try:
-            return self._at_once.to_read(self._descriptor, join_segments(segments))
-        except OSError as error:
-            if error.errno in _ASK_THE_WALK:
-                raise BlockingIOError from None
-            raise
+        return _check(self._at_once.to_read(self._descriptor, join_segments(segments)))
 
     def look_at_once(self, path: bytes) -> os.stat_result:
         """The state of what has that name and is reached without any link, without waiting for a disk.
@@ -185,26 +180,28 @@ class Root:
         if self._at_once is None:
             raise BlockingIOError
         descriptor = self._at_once.to_look(self._descriptor, path)
+        if descriptor < 0:
+            raise _make_error(-descriptor)
         try:
             return os.fstat(descriptor)
         finally:
             os.close(descriptor)
 
     def lacks_at_once(self, path: bytes) -> bool:
-        """Whether nothing has that name. Raises as `look_at_once` does where the kernel does not tell."""
-        try:
-            self.look_at_once(path)
-        except FileNotFoundError:
-            return True
-        return False
+        """Whether the kernel knows, without waiting for a disk, that nothing has that name."""
+        if self._at_once is None:
+            return False
+        descriptor = self._at_once.to_look(self._descriptor, path)
+        if descriptor >= 0:
+            os.close(descriptor)
+        return descriptor == -errno.ENOENT
 
     def is_named_at_once(self, name: bytes) -> bool:
         """The same as `is_named`, without waiting for a disk; where one would be needed it says no."""
         if self._at_once is None:
             return False
-        try:
-            descriptor = self._at_once.to_look_anywhere(AT_FDCWD, name)
-        except OSError:
+        descriptor = self._at_once.to_look_anywhere(AT_FDCWD, name)
+        if descriptor < 0:
             return False
         try:
             status = os.fstat(descriptor)
@@ -223,12 +220,7 @@ class Root:
         """The same as `has_folder`, without waiting for a disk; raises as `open_file_at_once` does."""
         if self._at_once is None:
             raise BlockingIOError
-        try:
-            os.close(self._at_once.to_cross(self._descriptor, join_segments(segments)))
-        except OSError as error:
-            if error.errno in _ASK_THE_WALK:
-                raise BlockingIOError from None
-            raise
+        os.close(_check(self._at_once.to_cross(self._descriptor, join_segments(segments))))
         return True
 
     def open_listed(self, segments: Sequence[bytes]) -> OpenFolder:
@@ -404,6 +396,19 @@ class OpenFolder:
         self._entries.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+def _check(descriptor: int) -> int:
+    """The descriptor that was got without waiting. Raises BlockingIOError where the walk may get one too."""
+    if descriptor >= 0:
+        return descriptor
+    if -descriptor in _ASK_THE_WALK:
+        raise BlockingIOError
+    raise _make_error(-descriptor)
+
+
+def _make_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def open_named_file(name: bytes) -> int:

@@ -287,7 +287,11 @@ class Files:
         if kept is not None and self.is_current(kept):
             variant = share(kept.variant)._replace(coding=candidate.coding)
             return Found(candidate, variant, kept.version, kept.place, kept)
-        found = self._look_for_at_once(candidate, self._ensure_root())
+        root = self._ensure_root()
+        # Most sidecars that are looked for do not exist, which costs a fifth of finding that out by an error.
+        if candidate.coding is not None and root.lacks_at_once(join_segments(candidate.segments)):
+            return None
+        found = self._look_for_at_once(candidate, root)
         return None if found is None else self._keep(found)
 
     def _add_sidecars(
@@ -377,10 +381,9 @@ class Files:
             return True
         try:
             with self._lock:
-                root = self._ensure_root()
-                if not all(map(root.lacks_at_once, absent.paths)):
+                if not all(map(self._ensure_root().lacks_at_once, absent.paths)):
                     return False
-        except OSError:
+        except BlockingIOError:
             return False
         self._share_look(absent)
         return True
@@ -653,8 +656,8 @@ def _read_whole(descriptor: int, known: Version | None, max_bytes: int) -> Named
 
 def make_sidecar(candidate: Candidate, coding: str) -> Candidate:
     """The file beside `candidate` that holds the same in `coding`."""
-    *folder, name = candidate.segments
-    return Candidate((*folder, name + EXTENSIONS[coding]), Kind.FILE, coding)
+    segments = candidate.segments
+    return Candidate((*segments[:-1], segments[-1] + EXTENSIONS[coding]), Kind.FILE, coding)
 
 
 def _close_found(found: Found | None) -> None:

@@ -16,7 +16,8 @@ OpenAt2 = Callable[[int, bytes, int, int], int]
 """Takes a folder, a path, flags and resolve flags; gives a descriptor or raises OSError."""
 
 Opener = Callable[[int, bytes], int]
-"""Takes a folder and a path; gives a descriptor or raises OSError: BlockingIOError when it had to wait."""
+"""Takes a folder and a path; gives a descriptor, or the negative number of an error: EAGAIN when it had to
+wait. That nothing is there is not worth an exception: most forms that are looked for do not exist."""
 
 _OPENAT2 = 437
 # struct open_how: flags, mode, resolve.
@@ -75,10 +76,7 @@ def load_at_once() -> Callable[[int, int], Opener] | None:
 
         def open_at_once(folder: int, path: bytes) -> int:
             descriptor: int = syscall(number, folder, path, how, size)
-            if descriptor < 0:
-                error = ctypes.get_errno()
-                raise OSError(error, os.strerror(error))
-            return descriptor
+            return descriptor if descriptor >= 0 else -ctypes.get_errno()
 
         return open_at_once
 

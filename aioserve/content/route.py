@@ -6,7 +6,8 @@ the page of an error. Nothing is looked up; what becomes of what is found is `si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from aioserve.content.compression import EXTENSIONS
@@ -20,6 +21,10 @@ _PAGE_EXTENSION = b".html"
 
 # The files that are sent with an error, where they exist. The digit stands for the others of its hundred.
 _PAGES = {404: (b"404.html",), 403: (b"403.html",), 500: (b"50x.html",)}
+
+# Files are asked for more than once. Longer targets are rare, and would be kept with all their candidates.
+_MAX_KNOWN = 1024
+_MAX_KNOWN_BYTES = 256
 
 
 class Route(NamedTuple):
@@ -92,6 +97,9 @@ class Routes:
         self._has_clean_urls = clean_urls and only_name is None
         self._spa = None if spa is None or only_name is not None else _split(spa)
         self._pages = {**_PAGES, **{status: _split(page) for status, page in (pages or {}).items()}}
+        self._find_known: Callable[[Target, Redirect | Rewrite | None, bool], Route] = lru_cache(_MAX_KNOWN)(
+            self._make
+        )
 
     @property
     def has_fallback(self) -> bool:
@@ -108,6 +116,13 @@ class Routes:
 
     def find(self, request: Request, target: Target, rule: Redirect | Rewrite | None = None) -> Route:
         """Where `target` is looked for, which `rule` says something of."""
+        # What a rule says counts: it has to be of use beside an application.
+        may_fall_back = rule is None and self.depends_on_accept(target)
+        has_fallback = may_fall_back and wants_page(request.fields.get("accept"))
+        is_short = sum(map(len, target.segments)) + len(target.query or b"") <= _MAX_KNOWN_BYTES
+        return (self._find_known if is_short else self._make)(target, rule, has_fallback)
+
+    def _make(self, target: Target, rule: Redirect | Rewrite | None, has_fallback: bool) -> Route:
         own = [] if rule is not None and rule.is_forced else self._list_own(target)
         rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
         moved: list[tuple[Candidate, str]] = []
@@ -115,8 +130,7 @@ class Routes:
             moved = self._list_moved(own, target)
         candidates = [*own, *(one for one, _ in moved if one not in own), *rewritten]
         fallback = None
-        # What a rule says counts: it has to be of use beside an application.
-        if rule is None and self.depends_on_accept(target) and wants_page(request.fields.get("accept")):
+        if has_fallback:
             fallback = Candidate(self._spa or (), Kind.FILE)
             candidates.append(fallback)
         # What a redirect is for is not missing.
@@ -132,9 +146,9 @@ class Routes:
         segments = self._pages.get(status, self._pages[500] if status >= 500 else None)
         return None if segments is None else Candidate(segments, Kind.FILE)
 
-    def find_plain(self, found: Candidate) -> Candidate:
-        """The page that a clean URL would lead to before `found`, a page with its extension."""
-        *folder, name = found.segments
+    def find_plain(self, segments: tuple[bytes, ...]) -> Candidate:
+        """The file that a clean URL would lead to before that page, which has its extension."""
+        *folder, name = segments
         return Candidate((*folder, name.removesuffix(_PAGE_EXTENSION)), Kind.FILE)
 
     def _list_own(self, target: Target) -> list[Candidate]:
@@ -162,11 +176,15 @@ class Routes:
             return []
         name = target.segments[-1]
         if target.is_folder:
-            return [(_add_extension(target), format_neighbour_location(target, name))]
+            page = _add_extension(target)
+            location = format_neighbour_location(target, name)
+            return [(one, location) for one in (page, *self._list_sidecars([page]))]
         stem = name.removesuffix(_PAGE_EXTENSION)
         if stem in (b"", name) or name in self._index:
             return []
-        return [(own[0], format_neighbour_location(target, stem))]
+        page = own[0]
+        names = [page, *self._list_sidecars([page])]
+        return [(one, format_neighbour_location(target, stem)) for one in own if one in names]
 
     def _list_rewritten(self, target: Target) -> list[Candidate]:
         """What could be sent for `target`, whose address nobody sees: the file, or the folder's index."""

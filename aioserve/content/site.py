@@ -286,6 +286,15 @@ class Site:
         plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
         return apply_policy(plan, match.policy)
 
+    def lacks_forms(self, match: Match, codings: Codings) -> bool:
+        """Whether none of the wanted forms lies beside the file of `match`, but for the one that is sent.
+
+        Never waits; where that would be needed it says no.
+        """
+        plain = match.kept if match.base is None else match.base
+        wanted = [one for one in list_wanted(codings) if match.base is None or one != match.coding]
+        return match.files.is_absent(Absent(tuple(plain.path + EXTENSIONS[coding] for coding in wanted)))
+
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
@@ -362,8 +371,10 @@ class Site:
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
         if not local.segments and not local.is_folder and self.files.only_name is None:
-            # Where another folder is mounted, its slash is missing.
-            return plan_redirect(format_folder_location(target))
+            # Where another folder is mounted, its slash is missing; by force, a rule comes first.
+            rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
+            if rule is None or not rule.is_forced:
+                return plan_redirect(format_folder_location(target))
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
         route = response.route = self.find_route(request, target, local)
         is_forced = route.rule is not None and route.rule.is_forced
@@ -393,7 +404,7 @@ class Site:
         location = route.find_location(found.candidate)
         if location is not None:
             # Behind its clean URL may be a file of that name.
-            is_hidden = yield _Exists(self.files, self._routes.find_plain(found.candidate))
+            is_hidden = yield _Exists(self.files, self._routes.find_plain(_name_plain(found.candidate)))
             if not is_hidden:
                 return plan_redirect(location)
             if local.is_folder:
@@ -458,11 +469,10 @@ class Site:
 
     def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
-        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
+        place = Target((*self._prefix, *segments), is_folder=False, query=None)
+        if self._routes.is_unsent(segments) or self._whole.enter(place)[0] is not self:
             return True
-        return rules is not None and rules.forces(
-            Target((*self._prefix, *segments), is_folder=False, query=None), host
-        )
+        return rules is not None and rules.forces(place, host)
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -485,21 +495,16 @@ class Site:
         may_be_made = self._forms is not None and "no-transform" not in (policy.cache_control or "").lower()
         shrinks = may_be_made and is_compressible(content_type)
         varies = shrinks or (self._has_sidecars and not name.endswith(CODED_NAMES))
-        variants = {one.variant.coding: (one.variant, one) for one in (found, *found.sidecars) if one.variant}
-        is_acceptable = True
-        try:
-            coding = choose_coding(
-                codings, {key: variant.size_bytes for key, (variant, _) in variants.items()}
-            )
-        except NotAcceptable:
-            coding, is_acceptable = None, False
-        variant, chosen = variants[coding]
-        if coding is None:
-            form = _Form(variant, content_type, varies, found.kept)
+        chosen = _choose(found, codings)
+        is_acceptable = chosen is not None
+        if chosen is None or chosen is found:
+            assert found.variant is not None
+            form = _Form(found.variant, content_type, varies, found.kept)
         else:
+            assert chosen.variant is not None
             # It is sent as long as the file is as it was, so both have to be kept, or none is.
-            form = _Form(variant, content_type, varies, found.kept and chosen.kept, found.kept)
-        if coding is None and shrinks:
+            form = _Form(chosen.variant, content_type, varies, found.kept and chosen.kept, found.kept)
+        if form.variant is found.variant and shrinks:
             made = yield from self._make_form(
                 response, form, found, list_wanted(codings), is_needed=not is_acceptable
             )
@@ -620,6 +625,18 @@ def _name_plain(candidate: Candidate) -> tuple[bytes, ...]:
         return candidate.segments
     *folder, name = candidate.segments
     return (*folder, name.removesuffix(EXTENSIONS[candidate.coding]))
+
+
+def _choose(found: Found, codings: Codings) -> Found | None:
+    """The file or that of its sidecars that is sent; None when the client takes none of them."""
+    if not found.sidecars:
+        return found if codings.identity else None
+    forms = {one.variant.coding: one for one in (found, *found.sidecars) if one.variant}
+    sizes = {coding: one.variant.size_bytes for coding, one in forms.items() if one.variant}
+    try:
+        return forms[choose_coding(codings, sizes)]
+    except NotAcceptable:
+        return None
 
 
 class Response:

@@ -167,7 +167,7 @@ class Shortcuts:
         if known is None:
             return self._look_up(head, end, asked)
         (kept, base, before, files, _, _, _, _, _), answers, request, until_s = known
-        if not kept.is_held or until_s < self._clock.now_s:
+        if not kept.is_held or (until_s < self._clock.now_s and not self._renew(head[:end], known, asked)):
             return self._look_up(head, end, asked)
         if not (kept in files.looked_at or files.is_current(kept)):
             return None
@@ -184,6 +184,13 @@ class Shortcuts:
             # A disk that fails is an answer of its own, as long as nothing is sent.
             return None
         return ready, request, asked, handle
+
+    def _renew(self, line: bytes, known: Known, asked: Asked) -> bool:
+        """Whether the forms that were not there still are not: then the line is known for longer."""
+        if not self._site.lacks_forms(known.match, find_codings(asked.fields)):
+            return False
+        asked.lines[line] = known._replace(until_s=self._clock.now_s + _FORMS_AGAIN_S)
+        return True
 
     def _prepare(self, known: Known, asked: Asked) -> Ready | None:
         """The answer from a file that is kept and current, to fields that it was not yet asked with."""

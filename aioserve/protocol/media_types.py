@@ -321,13 +321,14 @@ _COMPRESSIBLE: Final = (
 _COMPRESSIBLE_TYPES: Final = frozenset(_COMPRESSIBLE.split())
 
 
+@lru_cache(maxsize=1024)
 def is_compressible(content_type: str) -> bool:
     """Whether files with this Content-Type usually become smaller when they are compressed."""
     media_type = content_type.partition(";")[0].strip().lower()
     return (
         media_type.startswith("text/")
         or media_type.endswith(("+json", "+xml"))
-        or media_type in _COMPRESSIBLE
+        or media_type in _COMPRESSIBLE_TYPES
     )
 
 

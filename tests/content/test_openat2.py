@@ -72,7 +72,13 @@ class TestWithoutWaiting:
         assert make_opener is not None
         open_at_once = make_opener(os.O_RDONLY, RESOLVE_BENEATH)
 
-        assert read_and_close(until_at_once(lambda: open_at_once(folder, b"file"))) == b"content"
+        def open_file() -> int:
+            descriptor = open_at_once(folder, b"file")
+            if descriptor == -errno.EAGAIN:
+                raise BlockingIOError
+            return descriptor
+
+        assert read_and_close(until_at_once(open_file)) == b"content"
 
     @REFUSALS
     def test_anything_else_is_refused_or_has_to_wait(
@@ -80,10 +86,8 @@ class TestWithoutWaiting:
     ) -> None:
         make_opener = load_at_once()
         assert make_opener is not None
-        with pytest.raises(OSError, match=r"^\[Errno ") as caught:
-            make_opener(os.O_RDONLY, resolve)(folder, path)
 
-        assert caught.value.errno in (number, errno.EAGAIN)
+        assert make_opener(os.O_RDONLY, resolve)(folder, path) in (-number, -errno.EAGAIN)
 
 
 class TestWhatTheKernelKnows:

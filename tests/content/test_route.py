@@ -131,6 +131,15 @@ class TestCleanUrls:
 
         assert route.find_location(candidate) == location
 
+    @pytest.mark.parametrize("path", ["/about.html", "/about/"])
+    def test_a_page_that_is_there_as_a_form_alone_has_one_address_too(self, path: str) -> None:
+        route = find(Routes(index=("index.html",), clean_urls=True, sidecars=True), path)
+        found = [one for one in route.candidates if show([one])[0].startswith("about.html.")]
+
+        forms = [one for one in found if one.coding and not show([one])[0].startswith("about.html.html")]
+        assert len(forms) == len(EXTENSIONS)
+        assert None not in map(route.find_location, forms)
+
     def test_a_rewrite_can_name_the_clean_address(self) -> None:
         route = find(self.routes, "/x", rule=rewrite("/about"))
 

@@ -266,6 +266,18 @@ class TestCleanUrls:
             (site_root / "contact.html").write_bytes(OTHER)
             assert (await ask_often(client, "/contact", BROWSER)).body == OTHER
 
+    async def test_a_page_that_is_there_as_a_form_alone_has_one_address_too(
+        self, site_root: Path, serve: Serve
+    ) -> None:
+        (site_root / "about.html").unlink()
+        (site_root / "about.html.gz").write_bytes(gzip.compress(ABOUT))
+        async with serve(clean_urls=True) as server:
+            for target in ("/about.html", "/about/"):
+                assert (await get(server.port, target)).status == 308
+            answer = await get(server.port, "/about", "Accept-Encoding: gzip")
+
+        assert (answer.status, gzip.decompress(answer.body)) == (200, ABOUT)
+
     async def test_a_hidden_page_stays_hidden(self, site_root: Path, serve: Serve) -> None:
         (site_root / ".secret.html").write_bytes(OTHER)
         async with serve(clean_urls=True) as server, RawClient(server.port) as client:
@@ -390,10 +402,14 @@ class TestMounts:
 
     async def test_one_can_be_below_another(self, site_root: Path, other_root: Path, serve: Serve) -> None:
         mounts = [("/a", str(other_root)), ("/a/deep", str(site_root / "folder"))]
-        async with serve(mounts=mounts) as server, RawClient(server.port) as client:
+        async with serve(mounts=mounts, archive=True) as server, RawClient(server.port) as client:
             assert (await ask_often(client, "/a/page.html")).body == ABOUT
             assert (await ask_often(client, "/a/deep/")).body == FOLDER
             assert (await ask_often(client, "/a/deep/note.txt")).status == 404
+            archive = await ask(client, "/a/?archive=zip")
+
+        assert b"page.html" in archive.body
+        assert b"note.txt" not in archive.body
 
     async def test_a_file_has_the_name_of_its_place(self, other_root: Path, serve: Serve) -> None:
         mounts = [("/notes/today.txt", str(other_root / "deep" / "note.txt"))]
@@ -418,12 +434,16 @@ class TestMounts:
     async def test_rules_hold_there_and_the_application_does_not(
         self, site_root: Path, other_root: Path, serve: Serve
     ) -> None:
-        (site_root / "_redirects").write_text("/docs/old /elsewhere 302!\n/old /docs/\n")
+        (site_root / "_redirects").write_text("/docs/old /elsewhere 302!\n/old /docs/\n/more /x 302!\n")
         (site_root / "_headers").write_text("/*\n  X-Rule: yes\n")
         async with (
-            serve(mounts=[("/docs", str(other_root))], spa="index.html") as server,
+            serve(
+                mounts=[("/docs", str(other_root)), ("/more", str(other_root))], spa="index.html"
+            ) as server,
             RawClient(server.port) as client,
         ):
+            assert (await ask_often(client, "/more")).fields["location"] == "/x"
+            assert (await ask_often(client, "/docs")).fields["location"] == "./docs/"
             assert (await ask_often(client, "/old")).fields["location"] == "/docs/"
             assert (await ask_often(client, "/users", BROWSER)).body == HOME
             for target, status in (("/docs/page.html", 200), ("/docs/none", 404), ("/docs/old", 302)):

@@ -35,12 +35,13 @@ from aioserve.content import files as files_module
 from aioserve.content.cache import Absent
 from aioserve.content.compression import EXTENSIONS, compress, list_codings
 from aioserve.content.files import Files
-from aioserve.content.site import Site
+from aioserve.content.site import Response, Site
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
 from aioserve.network.shortcuts import Known, Shortcuts
 from aioserve.protocol.conditional import format_etag, format_hash_etag, format_http_date
+from aioserve.protocol.message import Request
 from tests.content.conftest import is_open, open_descriptors
 from tests.network.breaking import begin_transfer, read_what_comes, take_away
 from tests.network.conftest import LARGE, MIB, PATIENCE_S, Serve, serve_all
@@ -1660,6 +1661,68 @@ class TestAbsent:
                 assert {answer.status for answer in answers} == {200 if number % 2 else 404}
                 (tmp_path / "new").symlink_to(site_root if number % 2 else other)
                 (tmp_path / "new").rename(current)
+
+
+class TestFormsThatAppear:
+    """Compressed forms beside a file: those that are not there may come, and are looked for now and then."""
+
+    CODED = ask(GET, "Accept-Encoding: br, gzip")
+
+    @pytest.fixture
+    def decided(self, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+        """The requests whose answers were decided, and not remembered."""
+        decided: list[Request] = []
+        respond = Site.respond
+
+        def take_note(site: Site, request: Request, now_s: int) -> Response:
+            decided.append(request)
+            return respond(site, request, now_s)
+
+        monkeypatch.setattr(Site, "respond", take_note)
+        return decided
+
+    @pytest.mark.parametrize("there", ["", "hello.txt.br"])
+    async def test_as_long_as_none_comes_nothing_is_decided_anew(
+        self,
+        serve: Serve,
+        site_root: Path,
+        files_of_long_ago: None,
+        decided: list[Request],
+        monkeypatch: pytest.MonkeyPatch,
+        there: str,
+    ) -> None:
+        monkeypatch.setattr(shortcuts_module, "_FORMS_AGAIN_S", -1)
+        if there:
+            (site_root / there).write_bytes(b"x")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(10):
+                await client.ask(self.CODED)
+            decided.clear()
+            for _ in range(10):
+                assert (await client.ask(self.CODED)).body == (b"x" if there else HELLO_BODY)
+
+        # A kernel that is busy may say that it has to look.
+        assert len(decided) < 10
+
+    @pytest.mark.parametrize("there", ["", "hello.txt.br"])
+    async def test_one_that_comes_is_sent(
+        self,
+        serve: Serve,
+        site_root: Path,
+        files_of_long_ago: None,
+        monkeypatch: pytest.MonkeyPatch,
+        there: str,
+    ) -> None:
+        monkeypatch.setattr(shortcuts_module, "_FORMS_AGAIN_S", -1)
+        if there:
+            (site_root / there).write_bytes(b"long")
+        async with serve() as server, RawClient(server.port) as client:
+            for _ in range(3):
+                assert (await client.ask(self.CODED)).body == (b"long" if there else HELLO_BODY)
+            (site_root / "hello.txt.gz").write_bytes(b"x")
+            answer = await client.ask(self.CODED)
+
+        assert (answer.fields["content-encoding"], answer.body) == ("gzip", b"x")
 
 
 class TestLargeFiles:

@@ -198,3 +198,8 @@ def test_types_of_an_owner_are_judged_the_same_way(content_type: str) -> None:
 def test_each_type_that_is_named_as_compressible_belongs_to_a_file() -> None:
     # JavaScript's old name is what owners still write.
     assert media_types._COMPRESSIBLE_TYPES - {"application/javascript"} <= set(media_types._EXTENSIONS)
+
+
+@pytest.mark.parametrize("content_type", ["application/x", "a", ""])
+def test_neither_are_types_that_are_a_part_of_another_name(content_type: str) -> None:
+    assert not is_compressible(content_type)
