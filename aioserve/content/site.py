@@ -49,8 +49,8 @@ if TYPE_CHECKING:  # loaded where they are wanted
 
 T = TypeVar("T")
 
-# What is compressed or decoded while it is sent takes up to 9 MiB, for as long as its client takes. When there
-# are so many, others get the file as it is.
+# What is compressed or decoded while it is sent takes up to 9 MiB as long as its client takes. When there are
+# so many, others get the file as it is.
 _MAX_CODERS = 16
 
 
