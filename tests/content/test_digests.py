@@ -19,7 +19,7 @@ from aioserve.content.disk import Disk
 from aioserve.content.files import Files, Found, Refused
 from aioserve.content.handle import read_at
 from aioserve.protocol.variant import Digest
-from tests.content.conftest import Open, as_file, content_of, open_descriptors
+from tests.content.conftest import Open, as_file, change_in_place, content_of, open_descriptors
 from tests.network.waiting import wait_until
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -147,8 +147,7 @@ class TestContent:
         path.write_bytes(content)
         os.utime(path, ns=(1, 1))
         before = await hash_file(digests, files, "a")
-        path.write_bytes(content[::-1])
-        os.utime(path, ns=(1, 1))
+        change_in_place(path, content[::-1])
 
         assert await hash_file(digests, files, "a") == hash_of(content[::-1]) != before
 

@@ -23,7 +23,7 @@ from aioserve.content.route import Routes
 from aioserve.content.site import Site
 from aioserve.protocol.plan import Pieces, Slice
 from aioserve.protocol.variant import Variant
-from tests.content.conftest import Open, as_file, needs_at_once
+from tests.content.conftest import Open, as_file, change_in_place, needs_at_once
 from tests.content.test_compression import decode, each_coding
 from tests.content.test_site import Answer, ask, make_request, read_body
 from tests.network.waiting import wait_until
@@ -134,16 +134,6 @@ async def find_form(forms: Forms, path: str, coding: str = "gzip", *, kept: bool
         return None if form is None else form.variant.handle.data
     finally:
         found.close()
-
-
-def change_in_place(path: Path, content: bytes) -> None:
-    """As long as before, and the time of modification is set back; only the kernel knows better."""
-    before = path.stat()
-    path.write_bytes(content)
-    while True:
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        if path.stat().st_ctime_ns != before.st_ctime_ns:
-            return
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, assert_never
 from urllib.parse import quote_from_bytes, urljoin
@@ -15,13 +16,16 @@ from urllib.parse import quote_from_bytes, urljoin
 import pytest
 
 from aioserve.content.compression import compress, list_codings
+from aioserve.content.digests import Digests
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found
+from aioserve.content.handle import read_at
 from aioserve.content.listing import Listings
 from aioserve.content.rendering import Renderer
 from aioserve.content.route import Routes
 from aioserve.content.site import Site
-from aioserve.protocol.conditional import format_http_date
+from aioserve.protocol.conditional import format_hash_etag, format_http_date
+from aioserve.protocol.digest import format_digest
 from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Pieces, Plan, Slice
 from aioserve.protocol.policy import Policies
@@ -246,6 +250,66 @@ class TestFile:
         assert first.fields["ETag"] != second.fields["ETag"]
         (root / "page.html").unlink()
         assert (await ask(site, "/page.html")).status == 404
+
+
+class TestDigests:
+    """What is sent of a file has the tag of its content."""
+
+    @pytest.mark.parametrize("content", [b"text", LARGE])
+    async def test_it_is_told_and_remembered_with_the_file(
+        self,
+        root: Path,
+        disk: Disk,
+        open_files: Open,
+        monkeypatch: pytest.MonkeyPatch,
+        content: bytes,
+    ) -> None:
+        monkeypatch.setattr("aioserve.content.files._RACY_NS", -(10**18))
+        write(root, {"a": content})
+        files = open_files(root, cache_bytes=1 << 20)
+        site = Site(files, routes=Routes(index=(), only_name=None), digests=Digests(disk))
+        request = make_request("/a", want_repr_digest="sha-256=1")
+        response = site.respond(request, NOW_S)
+        async with response as plan:
+            fields = dict(plan.fields)
+        assert response.match is not None
+        again = site.plan_match(request, response.match, NOW_S)
+
+        digest = sha256(content).digest()
+        assert fields["ETag"] == format_hash_etag(digest)
+        assert fields["Repr-Digest"] == format_digest(digest)
+        assert dict(again.fields) == fields
+
+    async def test_while_the_disk_does_not_give_it_the_answer_is_later(
+        self, root: Path, open_files: Open
+    ) -> None:
+        write(root, {"a": LARGE})
+        gone = Disk()
+        gone.close()
+        site = Site(open_files(root), routes=Routes(index=(), only_name=None), digests=Digests(gone))
+        response = site.respond(make_request("/a"), NOW_S)
+        async with response as plan:
+            assert plan.status == 503
+        assert response.match is None
+        assert not is_open(root / "a")
+
+    async def test_a_tag_of_the_moment_is_not_remembered(
+        self, root: Path, disk: Disk, open_files: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aioserve.content.files._RACY_NS", -(10**18))
+        write(root, {"a": LARGE})
+
+        def touch_and_read(descriptor: int, offset: int, size_bytes: int) -> bytes:
+            os.utime(root / "a", (1, 1))
+            return read_at(descriptor, offset, size_bytes)
+
+        monkeypatch.setattr("aioserve.content.digests.read_at", touch_and_read)
+        files = open_files(root, cache_bytes=1 << 20)
+        site = Site(files, routes=Routes(index=(), only_name=None), digests=Digests(disk))
+        response = site.respond(make_request("/a"), NOW_S)
+        async with response as plan:
+            assert dict(plan.fields)["ETag"].endswith('-changing"')
+        assert response.match is None
 
 
 class TestFolder:
