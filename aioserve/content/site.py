@@ -49,6 +49,10 @@ if TYPE_CHECKING:  # loaded where they are wanted
 
 T = TypeVar("T")
 
+# What is compressed or decoded while it is sent takes up to 9 MiB as long as its client takes. When there are
+# so many, others get the file as it is.
+_MAX_CODERS = 16
+
 
 class Step(Protocol):
     """Something that the story needs to go on."""
@@ -243,6 +247,7 @@ class Site:
             mounted._whole = self
         self.rules = rules
         self._forms = forms
+        self._coders = 0
         self._has_sidecars = precompressed and files.only_name is None
 
     @property
@@ -411,10 +416,13 @@ class Site:
         )
         if not route.is_error(found.candidate):
             response.policy = policy
-        if found.candidate.coding is None:
-            form = yield from self._find_form(response, found, codings, policy)
-        else:
-            form = self._find_form_of_orphan(found, codings)
+        try:
+            if found.candidate.coding is None:
+                form = yield from self._find_form(response, found, codings, policy)
+            else:
+                form = self._find_form_of_orphan(found, codings)
+        except Refused as refused:
+            return plan_error(request, refused.status)
         is_error = route.is_error(found.candidate)
         if form is None:
             # Whether a page can be shown changes nothing about what was not found.
@@ -524,11 +532,14 @@ class Site:
             # Of what is made on the way, nobody can have a part, and no page of an error is that long.
             if response.is_error(found):
                 return None
-            if "range" in response.request.fields.values and not is_needed:
-                # Without a range, the same line is answered in another way.
+            has_room = self._coders < _MAX_CODERS
+            if not is_needed and ("range" in response.request.fields.values or not has_room):
+                # Without a range, or later, the same line is answered in another way.
                 response.is_settled = False
                 return None
-            pieces = forms.compress(plain.variant, coding)
+            if not has_room:
+                raise Refused(503)
+            pieces = self._count(forms.compress(plain.variant, coding))
             return plain._replace(variant=plain.variant._replace(coding=coding), pieces=pieces, kept=None)
         if not forms.may_make(found, coding):
             return None
@@ -569,8 +580,19 @@ class Site:
             return None
         if chosen is not None:
             return form
-        pieces = decompress(self.files.disk, variant, coding)
+        if self._coders >= _MAX_CODERS:
+            raise Refused(503)
+        pieces = self._count(decompress(self.files.disk, variant, coding))
         return form._replace(variant=variant._replace(coding=None), pieces=pieces)
+
+    async def _count(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        self._coders += 1
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            self._coders -= 1
+            await pieces.aclose()
 
     def _plan_file(self, request: Request, form: _Form, now_s: int) -> Plan:
         # Only several ranges need a boundary; nobody who writes files can foresee it.

@@ -7,19 +7,21 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from aioserve.content import files as files_module
 from aioserve.content import forms as forms_module
+from aioserve.content import site as site_module
 from aioserve.content.compression import compress
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files, Found
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
 from aioserve.content.route import Routes
 from aioserve.content.site import Site
-from aioserve.protocol.plan import Pieces
+from aioserve.protocol.plan import Pieces, Slice
 from aioserve.protocol.variant import Variant
 from tests.content.conftest import Open, as_file, change_in_place, needs_at_once
 from tests.content.test_compression import decode, each_coding
@@ -437,7 +439,10 @@ def make_site(make_forms: Make) -> MakeSite:
     def make_site(*, precompressed: bool = False, **options: object) -> Site:
         forms = make_forms(**options)
         return Site(
-            forms._files, routes=Routes(index=("index.html",)), forms=forms, precompressed=precompressed
+            forms._files,
+            routes=Routes(index=("index.html",), sidecars=precompressed),
+            forms=forms,
+            precompressed=precompressed,
         )
 
     return make_site
@@ -586,6 +591,29 @@ class TestOnTheWay:
             with (root / "a.txt").open("ab") as file:
                 file.write(b"more")
             assert decode("gzip", await read_body(plan.body)) == VAST
+
+    async def test_only_so_many_are_on_the_way_at_once(
+        self, root: Path, make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(site_module, "_MAX_CODERS", 2)
+        (root / "a.txt").write_bytes(VAST)
+        (root / "b.txt.gz").write_bytes(compress("gzip", VAST))
+        site = make_site(precompressed=True)
+        async with AsyncExitStack() as stack:
+            for target, asked in (("/a.txt", GZIP), ("/b.txt", {})):
+                plan = await stack.enter_async_context(site.respond(make_request(target, **asked), 0))
+                assert isinstance(plan.body, Pieces)
+                assert await anext(plan.body.pieces)
+            response = site.respond(make_request("/a.txt", **GZIP), 0)
+            plan = await stack.enter_async_context(response)
+            assert isinstance(plan.body, Slice)
+            assert response.match is None
+            # Who cannot have it as it is may come again.
+            assert (await ask(site, "/a.txt", accept_encoding="gzip, identity;q=0")).status == 503
+            assert (await ask(site, "/b.txt")).status == 503
+            assert (await ask(site, "/b.txt", **GZIP)).status == 200
+        assert decode("gzip", (await ask(site, "/a.txt", **GZIP)).body) == VAST
+        assert (await ask(site, "/b.txt")).body == VAST
 
     async def test_when_the_disk_is_closed_it_ends_as_an_error_of_the_disk(self, root: Path) -> None:
         (root / "a.txt").write_bytes(VAST)

@@ -735,10 +735,11 @@ CODINGS_FIELDS: list[tuple[str, ...]] = [
     ("Accept-Encoding: gzip", "Range: bytes=99999999-"),
     ("Accept-Encoding: gzip", "Range: bytes=0-1,5-6"),
     ("Accept-Encoding: gzip", "Content-Length: 0"),
+    ("Accept-Encoding: gzip", "Accept: text/html"),
 ]
 
 # Of what is asked for in fewer ways.
-CODINGS_OF_OTHERS = [CODINGS_FIELDS[number] for number in (0, 1, 2, 11, 12, 21, 25, 28, 32)]
+CODINGS_OF_OTHERS = [CODINGS_FIELDS[number] for number in (0, 1, 2, 11, 12, 21, 25, 28, 32, -1)]
 
 TEXT = "".join(f"{number}: {number * number % 977} steps\n" for number in range(200)).encode()
 NOISE = random.Random(4).randbytes(5_000)
@@ -758,6 +759,9 @@ FORMED_TARGETS = [
     "/to-beside.css",
     "/to-made.css",
     "/forms/",
+    "/forms/index",
+    "/forms/page",
+    "/forms/lone",
     "/none",
 ]
 
@@ -784,6 +788,9 @@ def forms(site_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "picture.png": TEXT,
         "picture.png.gz": pack["gz"],
         "forms/index.html": TEXT,
+        "forms/page.html": TEXT,
+        "forms/page.html.br": pack["br"],
+        "forms/lone.html.gz": pack["gz"],
         "404.html": TEXT,
     }
     (site_root / "forms").mkdir()
@@ -813,6 +820,7 @@ class TestForms:
             ("GET", {"compress": "off"}),
             ("GET", {"precompressed": False}),
             ("GET", {"etag": "hash"}),
+            ("GET", {"clean_urls": True, "spa": "forms/index.html"}),
         ],
         ids=str,
     )
