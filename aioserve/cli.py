@@ -104,7 +104,12 @@ class _ServeCommand(click.Command):
 
 
 def _is_value(option: Option, words: list[str]) -> bool:
-    """Whether there is a word, and it can be the value of `option`."""
+    """Whether there is a word, and it can be the value of `option`.
+
+    `--spa build` has no value where `build` is a folder: that is ROOT, as it is for other servers.
+    """
+    if words and option.name == "spa" and os.path.isdir(words[0]):
+        return False
     try:
         return bool(words) and not words[0].startswith("-") and bool(option.kind.read(words[0]))
     except ValueError:

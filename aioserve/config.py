@@ -371,7 +371,8 @@ def _format_part(index: int, key: str) -> str:
     return f"[{index}].{key}" if key else f"[{index}]"
 
 
-_ERROR_STATUSES = range(400, 600)
+# The errors that can have to do with a path. Others are about the request, and programs get them.
+_ERROR_STATUSES = {403, 404, *range(500, 600)}
 
 
 def _read_errors(value: object) -> object:
@@ -389,7 +390,7 @@ def _read_errors(value: object) -> object:
         status, path = item
         number = int(status) if isinstance(status, str) and re.fullmatch("[0-9]{3}", status) else status
         if not isinstance(number, int) or number not in _ERROR_STATUSES or number in pages:
-            raise _WrongPart("", status, "a status from 400 to 599, once, such as 404")
+            raise _WrongPart("", status, "403, 404, or a status from 500 to 599, once")
         pages[number] = _read_page(f".{number}", path)
     return tuple(sorted(pages.items()))
 
@@ -598,7 +599,7 @@ class Config(_Table, embeddable=True):
         _MOUNTS,
         "--mount",
         _CONTENT,
-        "Serve another folder below a path; may be repeated. Rules and --spa are for ROOT alone.",
+        "Serve another folder below a path; may be repeated. The files of rules and --spa are those of ROOT.",
         "granian: --static-path-mount; nginx: alias",
     )
     spa: str | None = _option(
@@ -758,6 +759,14 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
         "on in serve and static-web-server; off in nginx and Caddy",
+    )
+    etag: str = _option(
+        "mtime",
+        _choice("mtime", "hash"),
+        "--etag",
+        _CONTENT,
+        "Make entity tags of time and size of a file, or of a hash of its content, read once for that.",
+        "time and size in nginx and Caddy; hash in serve (serve-handler: etag)",
     )
     server_header: bool = _option(
         True,

@@ -48,8 +48,24 @@ class RawClient:
                 name, _, value = line.partition(": ")
                 assert name.lower() not in fields, f"{name} twice"
                 fields[name.lower()] = value
-            length = 0 if method == "HEAD" or status in (204, 304) else int(fields["content-length"])
-            return Answer(status, fields, await self.reader.readexactly(length), head)
+            if method == "HEAD" or status in (204, 304):
+                body = b""
+            elif fields.get("transfer-encoding") == "chunked":
+                assert "content-length" not in fields
+                body = await self._read_chunks()
+            else:
+                body = await self.reader.readexactly(int(fields["content-length"]))
+            return Answer(status, fields, body, head)
+
+    async def _read_chunks(self) -> bytes:
+        body = b""
+        while True:
+            line = await self.reader.readuntil(b"\r\n")
+            chunk = await self.reader.readexactly(int(line, 16))
+            assert await self.reader.readexactly(2) == b"\r\n"
+            if not chunk:
+                return body
+            body += chunk
 
     async def ask(self, data: bytes, method: str = "GET") -> Answer:
         await self.send(data)

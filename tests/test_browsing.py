@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 import wave
 import zlib
@@ -449,8 +450,9 @@ class TestHostileNames:
     async def test_they_can_be_filtered_sorted_and_previewed(self, visit: Open) -> None:
         one = await visit("hostile/")
         await one.page.get_by_role("button", name="Size").click()
-        for index in range(await one.page.locator("#list tbody button").count()):
-            await one.page.locator("#list tbody button").nth(index).evaluate("button => button.click()")
+        for link in await one.page.locator("#list tbody a[data-preview]").all():
+            await link.focus()
+            await one.page.keyboard.press("Space")
             await expect(one.page.locator("dialog pre")).to_be_visible()
             await one.page.keyboard.press("Escape")
         await one.page.get_by_role("searchbox").fill("<")
@@ -465,6 +467,7 @@ class TestHostileNames:
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestManyNames:
+    @pytest.mark.timeout(180)
     async def test_ten_thousand_fit_on_a_page(self, visit: Open) -> None:
         one = await visit("many/?limit=10000")
         names = await one.find_names()
@@ -664,6 +667,45 @@ class TestCommand:
         (tmp_path / "a").touch()
         with running_server(tmp_path) as server:
             assert httpx.get(server.url, trust_env=False).status_code == 404
+
+    def test_rules_and_hidden_names_are_not_listed(self, tmp_path: Path) -> None:
+        for name in ("_headers", "_redirects", ".git", "a"):
+            (tmp_path / name).touch()
+        with running_server(tmp_path, "--browse") as server:
+            assert httpx.get(f"{server.url}?format=text", trust_env=False).text == "a\n"
+        with running_server(tmp_path, "--browse", "--hidden", "--no-rules") as server:
+            found = httpx.get(f"{server.url}?format=text", trust_env=False).text
+            assert found == ".git\n_headers\n_redirects\na\n"
+
+    def test_downloads_are_offered_where_there_are_some(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"content")
+        with running_server(tmp_path, "--browse", "--archive") as server:
+            page = httpx.get(server.url, trust_env=False).text
+            links = re.findall(r'href ="(\?archive=[^"]*)"', page)
+            assert links[:3] == ["?archive=zip", "?archive=tar", "?archive=tar.gz"]
+            for link in links:
+                assert httpx.get(server.url + link, trust_env=False).status_code == 200
+
+    def test_a_mounted_folder_knows_where_it_is(self, tmp_path: Path) -> None:
+        for name in ("site", "other", "other/deep"):
+            (tmp_path / name).mkdir()
+        mounts = f"/docs={tmp_path / 'other'}"
+        with running_server(tmp_path / "site", "--browse", "--mount", mounts) as server:
+            page = httpx.get(f"{server.url}docs/deep/", trust_env=False).text
+            assert "<title>/docs/deep/</title>" in page
+            assert '<a href ="../../"' in page
+            page = httpx.get(f"{server.url}docs/", trust_env=False).text
+            assert 'rel="up" href ="../"' in page
+            assert 'href="deep/"' in page
+
+    def test_the_fields_of_the_owner_are_on_it_and_its_policy_stays(self, tmp_path: Path) -> None:
+        with running_server(tmp_path, "--browse", "--security-headers", "--header", "X-One: 1") as server:
+            answer = httpx.get(server.url, trust_env=False)
+            assert answer.headers["X-One"] == "1"
+            assert answer.headers.get_list("Content-Security-Policy") == [
+                answer.headers["Content-Security-Policy"]
+            ]
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
     def test_a_template_of_ones_own_makes_the_page(self, tmp_path: Path) -> None:
         (tmp_path / "site").mkdir()

@@ -409,6 +409,23 @@ class TestOptionsWithOrWithoutAValue:
         assert done.returncode == 0
         assert (found[1] if found else None) == allowed
 
+    @pytest.mark.parametrize(
+        ("words", "page"),
+        [
+            pytest.param(["-s", "ROOT"], "index.html", id="before the root, as for other servers"),
+            pytest.param(["ROOT", "--single", "--"], "index.html", id="before the end of the flags"),
+            pytest.param(["--spa", "app.html", "ROOT"], "app.html", id="with a value"),
+            pytest.param(["ROOT", "--spa=app.html"], "app.html", id="with a value behind a sign"),
+        ],
+    )
+    def test_a_folder_is_no_page_of_an_application(self, root: Path, words: list[str], page: str) -> None:
+        for name in ("index.html", "app.html"):
+            (root / name).write_text("page")
+        done = run("check", *[str(root) if word == "ROOT" else word for word in words], "/users")
+
+        assert done.returncode == 0
+        assert re.search(rf"file +{page}\n", done.stdout)
+
 
 class TestOptions:
     def test_a_variable_sets_an_option(self, root: Path) -> None:

@@ -31,7 +31,12 @@ TABLES = {
 
 
 # Texts of options that have none by default, and do not take just any.
-SAMPLES = {"cache_control": "*.js: no-cache", "cors": "https://a.example", "header": "X: 1"}
+SAMPLES = {
+    "cache_control": "*.js: no-cache",
+    "cors": "https://a.example",
+    "header": "X: 1",
+    "mounts": "/docs=/srv",
+}
 
 
 def load(
@@ -399,6 +404,66 @@ class TestPrecedence:
                 assert value == (str(tmp_path / written) if is_path else wanted)
 
 
+class TestMounts:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param("/docs=site\n/a/b=other", id="lines"),
+            pytest.param("\n /docs/ = site \n\n/a/b/=other\n", id="lines with blanks and slashes"),
+            pytest.param(["/docs=site", "/a/b=other"], id="texts"),
+            pytest.param([("/docs", "site"), ("/a/b", "other")], id="pairs"),
+            pytest.param([{"path": "/docs", "root": "site"}, {"path": "/a/b", "root": "other"}], id="tables"),
+        ],
+    )
+    def test_they_can_be_written_in_several_ways(self, value: object) -> None:
+        config = Config.from_options(mounts=value)
+
+        assert config.mounts == (("/docs", "site"), ("/a/b", "other"))
+
+    @pytest.mark.parametrize(
+        ("text", "folders"),
+        [
+            pytest.param("mounts = ['/docs=../site']", ["../site"], id="a text"),
+            pytest.param("[[mounts]]\npath = '/docs'\nroot = '../site'", ["../site"], id="a table"),
+            pytest.param("mounts = ['/docs=/srv/site']", ["/srv/site"], id="absolute"),
+        ],
+    )
+    def test_a_folder_in_a_file_starts_at_the_file(
+        self, tmp_path: Path, text: str, folders: list[str]
+    ) -> None:
+        (tmp_path / "aioserve.toml").write_text(text)
+
+        wanted = tuple(
+            ("/docs", str(tmp_path) + "/" + folder if folder[0] == "." else folder) for folder in folders
+        )
+        assert load(tmp_path).config.mounts == wanted
+
+    def test_a_folder_that_is_typed_starts_where_it_is_typed(self, tmp_path: Path) -> None:
+        assert load(tmp_path, {"mounts": "/docs=../site"}).config.mounts == (("/docs", "../site"),)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param("docs=site", id="no slash in front"),
+            pytest.param("/=site", id="the root itself"),
+            pytest.param("/a//b=site", id="an empty segment"),
+            pytest.param("/a/../b=site", id="a dot segment"),
+            pytest.param("/docs=", id="no folder"),
+            pytest.param("/docs", id="no equals sign"),
+            pytest.param([{"path": "/docs"}], id="a table without a root"),
+            pytest.param([{"path": "/docs", "root": "site", "spa": True}], id="a table with more"),
+            pytest.param([("/docs", "a\0b")], id="NUL"),
+        ],
+    )
+    def test_others_are_refused(self, value: object) -> None:
+        with pytest.raises(ConfigError, match="expected a path and a folder, such as"):
+            Config.from_options(mounts=value)
+
+    def test_one_place_cannot_have_two(self) -> None:
+        with pytest.raises(ConfigError, match="expected each path once"):
+            Config.from_options(mounts="/docs=a\n/docs/=b")
+
+
 class TestConsole:
     """Kinds that only the command has."""
 
@@ -706,9 +771,9 @@ class TestTables:
                 "[errors]\n404 = '../x'", "errors.404: got '../x', expected the path", id="a page outside"
             ),
             pytest.param(
-                "[errors]\n200 = 'x'", "errors: got '200', expected a status from 400", id="no error"
+                "[errors]\n200 = 'x'", "errors: got '200', expected 403, 404, or a status", id="no error"
             ),
-            pytest.param("[errors]\n0404 = 'x'", "errors: got '0404', expected a status", id="no status"),
+            pytest.param("[errors]\n0404 = 'x'", "errors: got '0404', expected 403, 404", id="no status"),
             pytest.param("errors = [404]", "errors: got [404], expected a table", id="a list of statuses"),
         ],
     )

@@ -11,13 +11,17 @@ import errno
 import os
 from collections.abc import AsyncGenerator, Hashable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aioserve.content.cache import Kept, Version, make_key, share
 from aioserve.content.compression import Compressor, Decompressor, compress, list_codings
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.files import Files, Found, get_version
 from aioserve.content.handle import OpenFile
-from aioserve.protocol.variant import Handle, Variant
+from aioserve.protocol.variant import Digest, Handle, Variant
+
+if TYPE_CHECKING:  # loaded where they are wanted
+    from aioserve.content.digests import Digests
 
 # What is smaller fits into a packet or two as it is; what is larger would occupy a thread for too long.
 MIN_BYTES = 1024
@@ -43,11 +47,13 @@ _LANE = "forms"
 
 
 class Forms:
-    """Makes forms of files that `files` has found. Belongs to one event loop."""
+    """Makes forms of files that `files` has found, with a digest where there are `digests`. Belongs to one
+    event loop."""
 
-    def __init__(self, files: Files, disk: Disk) -> None:
+    def __init__(self, files: Files, disk: Disk, digests: Digests | None = None) -> None:
         self._files = files
         self._disk = disk
+        self._digests = digests
         self._codings: tuple[str, ...] | None = None
         self._making: dict[Hashable, asyncio.Task[Variant | None]] = {}
         self._held_bytes = 0
@@ -122,7 +128,7 @@ class Forms:
             data = await _read_whole(handle, found)
             if data is None:
                 return None
-            packed = await self._disk.run(_LANE, partial(compress, coding, data), queue_s=None)
+            packed, digest = await self._disk.run(_LANE, partial(self._pack, coding, data), queue_s=None)
         except (OSError, Busy):
             # It is sent as it is; whoever does that meets the same trouble, if it lasts.
             return None
@@ -133,10 +139,15 @@ class Forms:
                 self._worthless.clear()
             self._worthless[make_key(found.candidate.segments, coding)] = found.version
             return None
-        form = Variant(coding, len(packed), variant.mtime_ns, OpenFile(self._disk, (0, 0), data=packed))
+        handle = OpenFile(self._disk, (0, 0), data=packed)
+        form = Variant(coding, len(packed), variant.mtime_ns, handle, digest)
         if found.version is not None and found.kept is not None:
             self._files.cache.keep(found.candidate.segments, found.place, found.version, form)
         return form
+
+    def _pack(self, coding: str, data: bytes) -> tuple[bytes, Digest | None]:
+        packed = compress(coding, data)
+        return packed, None if self._digests is None else self._digests.hash(packed)
 
     def compress(self, variant: Variant, coding: str) -> AsyncGenerator[bytes, None]:
         """The content of a file, compressed while it is read. Raises OSError when it is no longer whole."""

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from threading import Lock
 from typing import TypeVar
@@ -93,13 +94,13 @@ class OpenFile:
         """
         if self.data is not None:
             return self.data[offset : offset + size_bytes]
-        return await self.call(partial(self._read, offset, size_bytes))
+        return await self.call(lambda descriptor: read_at(descriptor, offset, size_bytes))
 
     async def read_first(self, offset: int, size_bytes: int) -> bytes:
         """The same for an answer that has not begun: raises OSError also when no thread is free in time."""
         if self.data is not None:
             return self.data[offset : offset + size_bytes]
-        return await self._run(partial(self._read, offset, size_bytes), self._disk.queue_s)
+        return await self._run(lambda descriptor: read_at(descriptor, offset, size_bytes), self._disk.queue_s)
 
     async def call(self, function: Callable[[int], T]) -> T:
         """What `function` gives for the descriptor, called in a thread. Raises as `read` does."""
@@ -107,7 +108,7 @@ class OpenFile:
 
     async def _run(self, function: Callable[[int], T], queue_s: float | None) -> T:
         try:
-            return await self._disk.run(self._key, partial(self._call_in_thread, function), queue_s=queue_s)
+            return await self._disk.run(self._key, partial(self.call_in_thread, function), queue_s=queue_s)
         except Busy as busy:
             raise OSError(errno.EBUSY, "No thread is free, or the disk is closed") from busy
 
@@ -134,21 +135,17 @@ class OpenFile:
         number = self._descriptor.number
         return has_in_memory(number, start) and (stop - start == 1 or has_in_memory(number, stop - 1))
 
-    def _call_in_thread(self, function: Callable[[int], T]) -> T:
+    def call_in_thread(self, function: Callable[[int], T]) -> T:
+        """What `function` gives for the descriptor, called here, in a thread; it may wait for a disk."""
         descriptor = self._descriptor
         if descriptor is None:
             raise ValueError("the file is closed")
         number = descriptor.take()
         try:
-            return function(number)
+            with self._seeking or nullcontext():
+                return function(number)
         finally:
             descriptor.drop()
-
-    def _read(self, offset: int, size_bytes: int, descriptor: int) -> bytes:
-        if self._seeking is None:
-            return read_at(descriptor, offset, size_bytes)
-        with self._seeking:
-            return read_at(descriptor, offset, size_bytes)
 
 
 def _has_pread() -> bool:

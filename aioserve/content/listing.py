@@ -49,9 +49,9 @@ _PIECE_BYTES = 64 * 1024
 class Listings:
     """The lists of the folders of one site.
 
-    Names with a dot in front are shown if `hidden`; at the root, the files named in `hide` never are.
-    `prefix` is where the site stands in the one that clients see. `patience_s` is how long an answer waits
-    for its ETag; None is as long as that takes.
+    Names with a dot in front are shown if `hidden`; at the root, those in `hide` never are. `prefix` is where
+    the site stands in the one that clients see. `patience_s` is how long an answer waits for its ETag; None
+    is as long as that takes.
     """
 
     def __init__(
@@ -159,15 +159,17 @@ class Listing:
 
     async def close(self) -> None:
         """Lets everything go, however far it has come."""
-        if self._pieces is not None:
-            await self._pieces.aclose()
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.wait([self._making])
-            if not self._making.cancelled():
-                # Looked at, so that nobody reports it as unseen: it has been answered, or nobody waits.
-                self._making.exception()
-        self._folder.close()
+        try:
+            if self._pieces is not None:
+                await self._pieces.aclose()
+            if self._making is not None:
+                self._making.cancel()
+                await asyncio.wait([self._making])
+                if not self._making.cancelled():
+                    # Looked at, so that nobody reports it as unseen: it has been answered, or nobody waits.
+                    self._making.exception()
+        finally:
+            self._folder.close()
 
     def _make_body(self, making: asyncio.Task[tuple[Listed, str]], view: View) -> Body:
         self._pieces = self._render(making, view)

@@ -310,10 +310,7 @@ def format_name(name: bytes) -> str:
 
 
 def _name_unseen(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)  # U+240A is a small "LF"
-    return f"[U+{code:04X}]"
+    return f"[U+{ord(match[0]):04X}]"
 
 
 def find_kind(name: bytes) -> str:

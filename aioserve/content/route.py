@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.files import CODED_NAMES, Candidate, Kind, make_sidecar
 from aioserve.protocol.message import Request
-from aioserve.protocol.negotiation import prefers_html
+from aioserve.protocol.negotiation import wants_page
 from aioserve.protocol.rules import Redirect, Rewrite
 from aioserve.protocol.target import Target, format_neighbour_location
 
@@ -68,11 +68,11 @@ NOWHERE = Route([])
 class Routes:
     """The ways of one root. `index` holds the names that stand for their folder, best first.
 
-    With `only_name`, the root is one file. `sidecars` tells whether compressed forms may stand for what is
-    not there itself. Names in the root that are `unsent` do not exist. With `clean_urls`, pages are found
-    without their extension; `spa` is the file that stands for every page that does not exist. `pages` are
-    the files that are sent with an error, by status. Folders without an index are found where they are
-    `listed`.
+    With `only_name`, the root is one file, found by that name and as the root; where it `is_mounted`, only
+    under the name of its place. `sidecars` tells whether compressed forms may stand for what is not there
+    itself. Names in the root that are `unsent` do not exist. With `clean_urls`, pages are found without their
+    extension; `spa` is the file that stands for every page that does not exist. `pages` are the files that
+    are sent with an error, by status. Folders without an index are found where they are `listed`.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Routes:
         *,
         index: Sequence[str],
         only_name: bytes | None = None,
+        is_mounted: bool = False,
         sidecars: bool = False,
         unsent: Sequence[bytes] = (),
         clean_urls: bool = False,
@@ -88,6 +89,7 @@ class Routes:
         listed: bool = False,
     ) -> None:
         self._only_name = only_name
+        self._is_mounted = is_mounted
         self._index = tuple(name.encode("utf-8", "surrogateescape") for name in index)
         self._has_sidecars = sidecars and only_name is None
         self._unsent = frozenset((name,) for name in unsent)
@@ -114,11 +116,12 @@ class Routes:
 
     def find(self, request: Request, target: Target, rule: Redirect | Rewrite | None = None) -> Route:
         """Where `target` is looked for, which `rule` says something of."""
-        wants_page = self.depends_on_accept(target) and prefers_html(request.fields.get("accept"))
+        # What a rule says counts: it has to be of use beside an application.
+        is_page = rule is None and self.depends_on_accept(target) and wants_page(request.fields.get("accept"))
         is_short = sum(map(len, target.segments)) + len(target.query or b"") <= _MAX_KNOWN_BYTES
-        return (self._find_known if is_short else self._make)(target, rule, wants_page)
+        return (self._find_known if is_short else self._make)(target, rule, is_page)
 
-    def _make(self, target: Target, rule: Redirect | Rewrite | None, wants_page: bool) -> Route:
+    def _make(self, target: Target, rule: Redirect | Rewrite | None, is_page: bool) -> Route:
         own = [] if rule is not None and rule.is_forced else self._list_own(target)
         rewritten = self._list_rewritten(rule.target) if isinstance(rule, Rewrite) else []
         moved: list[tuple[Candidate, str]] = []
@@ -126,7 +129,7 @@ class Routes:
             moved = self._list_moved(own, target)
         candidates = [*own, *(one for one, _ in moved if one not in own), *rewritten]
         fallback = None
-        if wants_page:
+        if is_page:
             fallback = Candidate(self._spa or (), Kind.FILE)
             candidates.append(fallback)
         # What a redirect is for is not missing.
@@ -149,6 +152,9 @@ class Routes:
 
     def _list_own(self, target: Target) -> list[Candidate]:
         """What could answer `target` by itself, in the order in which it is looked for."""
+        if self._only_name is not None and self._is_mounted:
+            is_named = not target.segments and not target.is_folder
+            return [Candidate((self._only_name,), Kind.FILE)] if is_named else []
         if self._only_name is not None:
             is_named = target.segments == (self._only_name,) and not target.is_folder
             return [Candidate((self._only_name,), Kind.FILE)] if is_named or not target.segments else []
@@ -171,7 +177,7 @@ class Routes:
         if target.is_folder:
             return [(_add_extension(target), format_neighbour_location(target, name))]
         stem = name.removesuffix(_PAGE_EXTENSION)
-        if stem in ("", name) or name in self._index:
+        if stem in (b"", name) or name in self._index:
             return []
         return [(own[0], format_neighbour_location(target, stem))]
 
@@ -183,7 +189,8 @@ class Routes:
             return []
         names = self._list_index(target.segments)
         if not target.is_folder:
-            names.insert(0, Candidate(target.segments, Kind.FILE))
+            pages = [_add_extension(target)] if self._has_clean_urls else []
+            names = [Candidate(target.segments, Kind.FILE), *pages, *names]
         return [*names, *self._list_sidecars(names)]
 
     def _list_index(self, segments: tuple[bytes, ...]) -> list[Candidate]:
@@ -203,8 +210,12 @@ def _add_extension(target: Target) -> Candidate:
 
 
 def _may_be_page(target: Target) -> bool:
-    """Whether `target` looks like a page of an application, and not like a file that one loads."""
-    return target.is_folder or b"." not in target.segments[-1]
+    """Whether `target` looks like a page of an application, and not like a file that one loads.
+
+    What is well known is for programs (RFC 8615): they have to see what is not there.
+    """
+    is_page = target.is_folder or b"." not in target.segments[-1]
+    return is_page and target.segments[:1] != (b".well-known",)
 
 
 def _split(path: str) -> tuple[bytes, ...]:

@@ -38,12 +38,13 @@ from aioserve.protocol.plan import (
     plan_redirect,
 )
 from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
-from aioserve.protocol.rules import Redirect, Rules, find_host
+from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
-from aioserve.protocol.variant import Variant
+from aioserve.protocol.variant import Digest, Variant
 
-if TYPE_CHECKING:  # loaded where folders can be had as downloads, or are listed
+if TYPE_CHECKING:  # loaded where they are wanted
     from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
+    from aioserve.content.digests import Digests
     from aioserve.content.listing import Listing, Listings
 
 T = TypeVar("T")
@@ -133,6 +134,17 @@ class _Make(NamedTuple):
         return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
 
 
+class _Hash(NamedTuple):
+    digests: Digests
+    found: Found
+
+    def at_once(self) -> Digest:
+        return self.digests.find_at_once(self.found)
+
+    async def wait(self) -> Digest:
+        return await self.digests.find(self.found)
+
+
 class _Pack(NamedTuple):
     archives: Archives
     request: Request
@@ -163,8 +175,8 @@ class _List(NamedTuple):
 class Match(NamedTuple):
     """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
 
-    `kept` is what is sent, in `coding`. `base` is the file whose form that is, when that has a file of its
-    own: both have to be current.
+    `kept` is what is sent, in `coding`, with `digest`. `base` is the file whose form that is, when that has
+    a file of its own: both have to be current.
     """
 
     kept: Kept
@@ -173,6 +185,7 @@ class Match(NamedTuple):
     """What must not be there, as it would be the answer."""
     files: Files
     coding: str | None
+    digest: Digest | None
     content_type: str
     varies: bool
     policy: Policy
@@ -195,8 +208,8 @@ class Site:
     `precompressed` tells whether compressed forms of files are looked for beside them. With `forms`, others
     are made. `policies` is what the owner wants of the answers, and with `head_ranges`, HEAD heeds Range.
     `rules` are those of the owner, which may be exchanged at any time. With `archives`, folders can be had as
-    downloads; `listings` show those without an index. `mounts` are other sites, with the segments below which
-    they are; these know them as their `prefix`.
+    downloads; `listings` show those without an index. With `digests`, entity tags are made of contents.
+    `mounts` are other sites, with the segments below which they are; these know them as their `prefix`.
     """
 
     def __init__(
@@ -211,21 +224,37 @@ class Site:
         rules: Rules | None = None,
         archives: Archives | None = None,
         listings: Listings | None = None,
+        digests: Digests | None = None,
         mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
         prefix: tuple[bytes, ...] = (),
     ) -> None:
         self.files = files
         self._archives = archives
         self._listings = listings
+        self._digests = digests
         self.policies = Policies() if policies is None else policies
         self._head_ranges = head_ranges
-        self.rules = rules
         self._routes = routes
         # The longest first, since one may be mounted below another.
         self._mounts = sorted(mounts, key=lambda mount: -len(mount[0]))
         self._prefix = prefix
+        self._whole = self
+        for _, mounted in self._mounts:
+            mounted._whole = self
+        self.rules = rules
         self._forms = forms
         self._has_sidecars = precompressed and files.only_name is None
+
+    @property
+    def rules(self) -> Rules | None:
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: Rules | None) -> None:
+        # They speak of URLs, whatever folder these lead to.
+        self._rules = rules
+        for _, mounted in self._mounts:
+            mounted.rules = rules
 
     @property
     def has_forms(self) -> bool:
@@ -248,7 +277,7 @@ class Site:
 
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
         """The answer to a request that `match` is for; it uses the handle that is kept."""
-        variant = match.kept.variant._replace(coding=match.coding)
+        variant = match.kept.variant._replace(coding=match.coding, digest=match.digest)
         plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
         return apply_policy(plan, match.policy)
 
@@ -264,13 +293,13 @@ class Site:
     def find_absent(self, request: Request) -> Absent | None:
         """The names that were looked for in vain when `request` got its 404; None when they do not tell."""
         target = parse_target(request.method, request.target)
-        if self._enter(target)[0] is not self:
+        if self.enter(target)[0] is not self:
             return None
         if self._depends_on_host(target) or self._routes.depends_on_accept(target):
             return None
         if self._archives is not None and self._archives.is_asked(target):
             return None
-        return self.files.find_absent(self.find_route(request, target).candidates)
+        return self.files.find_absent(self.find_route(request, target, target).candidates)
 
     def plan_absent(self, request: Request) -> Plan:
         """The answer to GET or HEAD of what is absent."""
@@ -298,24 +327,30 @@ class Site:
     def _depends_on_host(self, target: Target) -> bool:
         return self.rules is not None and self.rules.depends_on_host(target)
 
-    def find_route(self, request: Request, target: Target) -> Route:
-        """Where `target` is looked for."""
+    def find_route(self, request: Request, target: Target, local: Target) -> Route:
+        """Where `target` is looked for, which is `local` below this root.
+
+        A rewrite stays in the root of its path: one that leads into another is none.
+        """
         rule = None if self.rules is None else self.rules.find_redirect(target, find_host(request))
-        return self._routes.find(request, target, rule)
+        if isinstance(rule, Rewrite):
+            site, inside = self._whole.enter(rule.target)
+            rule = rule._replace(target=inside) if site is self else None
+        return self._routes.find(request, local, rule)
 
     def tell(self, response: Response) -> Story[Plan]:
         """The story of the request of `response`, which is told what has to be closed, and what can be
         remembered."""
         request = response.request
         target = parse_target(request.method, request.target)
-        site, local = self._enter(target)
+        site, local = self.enter(target)
         plan = yield from site._tell(response, target, local)
-        policy = response.policy or self._find_policy(request, target)
+        policy = response.policy or site._find_policy(request, target)
         if response.depends_on_accept:
             policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
         return apply_policy(plan, policy)
 
-    def _enter(self, target: Target) -> tuple[Site, Target]:
+    def enter(self, target: Target) -> tuple[Site, Target]:
         """The site that `target` is in, and the target there."""
         for prefix, mounted in self._mounts:
             if target.segments[: len(prefix)] == prefix:
@@ -330,11 +365,11 @@ class Site:
         request = response.request
         if request.method not in ("GET", "HEAD"):
             return self._plan_other_method(request)
-        if not local.segments and not local.is_folder:
+        if not local.segments and not local.is_folder and self.files.only_name is None:
             # Where another folder is mounted, its slash is missing.
             return plan_redirect(format_folder_location(target))
         codings = find_codings(request.fields) if self.has_forms else IDENTITY_ONLY
-        route = response.route = self.find_route(request, local)
+        route = response.route = self.find_route(request, target, local)
         is_forced = route.rule is not None and route.rule.is_forced
         if self._archives is not None and self._archives.is_asked(local) and not is_forced:
             leaves_out = partial(self._leaves_out, self.rules, find_host(request))
@@ -367,6 +402,7 @@ class Site:
                 return plan_redirect(location)
             if local.is_folder:
                 return plan_error(request, 404)
+            response.is_settled = False
         policy = self._find_policy(request, target, (*self._prefix, *_name_plain(found.candidate)))
         response.depends_on_accept = found.candidate is route.fallback or (
             route.is_error(found.candidate) and self._routes.depends_on_accept(local)
@@ -386,11 +422,17 @@ class Site:
             return plan_error_page(
                 request, 404, form.variant, form.content_type, varies=form.varies, pieces=form.pieces
             )
+        try:
+            form = yield from self._add_digest(form, found)
+        except Refused as refused:
+            return plan_error(request, refused.status)
         if policy.content_type is not None:
             form = form._replace(content_type=policy.content_type)
         if response.depends_on_accept:
             policy = response.policy = policy._replace(vary=merge_vary(policy.vary, ("Accept",)))
-        if form.kept is not None and response.is_settled and not self._depends_on_host(target):
+        digest = form.variant.digest
+        is_lasting = response.is_settled and (digest is None or digest.is_of_content)
+        if form.kept is not None and is_lasting and not self._depends_on_host(target):
             before = route.list_before(found.candidate)
             response.match = Match(
                 form.kept,
@@ -398,6 +440,7 @@ class Site:
                 self.files.find_absent(before) if before else None,
                 self.files,
                 form.variant.coding,
+                digest,
                 form.content_type,
                 form.varies,
                 policy,
@@ -416,9 +459,11 @@ class Site:
 
     def _leaves_out(self, rules: Rules | None, host: str | None, segments: tuple[bytes, ...]) -> bool:
         """Whether nobody who asks for that file by its name gets it. It is called in a thread."""
-        if self._routes.is_unsent(segments):
+        if self._routes.is_unsent(segments) or self.enter(Target(segments, False, None))[0] is not self:
             return True
-        return rules is not None and rules.forces(Target(segments, is_folder=False, query=None), host)
+        return rules is not None and rules.forces(
+            Target((*self._prefix, *segments), is_folder=False, query=None), host
+        )
 
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
@@ -497,6 +542,17 @@ class Site:
         else:
             variant = response.made = share(kept.variant)
         return plain._replace(variant=variant, kept=kept)
+
+    def _add_digest(self, form: _Form, found: Found) -> Story[_Form]:
+        """`form` with the digest of its bytes, or of the file that it is made of while it is sent."""
+        variant = form.variant
+        if self._digests is None or variant.digest is not None:
+            return form
+        source = next(
+            one for one in (found, *found.sidecars) if one.variant and one.variant.handle is variant.handle
+        )
+        digest = yield _Hash(self._digests, source)
+        return form._replace(variant=variant._replace(digest=digest))
 
     def _find_form_of_orphan(self, found: Found, codings: Codings) -> _Form | None:
         """How a sidecar is sent that has no file beside it: as it is, or decoded."""

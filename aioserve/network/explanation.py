@@ -100,12 +100,11 @@ def _explain_rules(site: Site, response: Response) -> _Rows:
             else "not used, as there is something of that name"
         )
         rows.append(("rule", f"{rule.origin}, {used}"))
-    if site.rules is not None:
-        target = parse_target(response.request.method, response.request.target)
-        rows += [
-            ("fields", origin)
-            for origin in site.rules.find_headers(target, find_host(response.request)).origins
-        ]
+    target = parse_target(response.request.method, response.request.target)
+    rules = site.enter(target)[0].rules
+    if rules is not None:
+        origins = rules.find_headers(target, find_host(response.request)).origins
+        rows += [("fields", origin) for origin in origins]
     return rows
 
 

@@ -16,6 +16,7 @@ from aioserve.content.files import Files
 from aioserve.content.rule_files import RULE_NAMES, RuleFiles
 
 if TYPE_CHECKING:
+    from aioserve.content.digests import Digests
     from aioserve.content.forms import Forms
     from aioserve.content.rendering import Renderer
     from aioserve.content.site import Site
@@ -70,11 +71,16 @@ class OpenSite:
         """The site, with all that it needs to answer."""
         if self._site is None:
             policies = _make_policies(self._config)
+            digests = None
+            if self._config.etag == "hash":
+                from aioserve.content.digests import Digests
+
+                digests = Digests(self._disk)
             mounts = []
             for (path, _), files in zip(self._config.mounts, self._all_files[1:], strict=True):
                 prefix = tuple(os.fsencode(name) for name in path.split("/") if name)
-                mounts.append((prefix, self._make(files, policies, prefix=prefix)))
-            self._site = self._make(self._all_files[0], policies, mounts=mounts)
+                mounts.append((prefix, self._make(files, policies, digests, prefix=prefix)))
+            self._site = self._make(self._all_files[0], policies, digests, mounts=mounts)
             self._site.rules = self.rule_files.rules
         return self._site
 
@@ -82,6 +88,7 @@ class OpenSite:
         self,
         files: Files,
         policies: Policies,
+        digests: Digests | None,
         *,
         mounts: Sequence[tuple[tuple[bytes, ...], Site]] = (),
         prefix: tuple[bytes, ...] = (),
@@ -94,7 +101,7 @@ class OpenSite:
         if config.compress == "auto":
             from aioserve.content.forms import Forms
 
-            forms = Forms(files, self._disk)
+            forms = Forms(files, self._disk, digests)
             self._forms.append(forms)
         if config.archive:
             from aioserve.content.archive import Archives
@@ -114,6 +121,7 @@ class OpenSite:
         routes = Routes(
             index=config.index,
             only_name=files.only_name,
+            is_mounted=bool(prefix),
             sidecars=config.precompressed,
             unsent=unsent,
             clean_urls=config.clean_urls,
@@ -130,6 +138,7 @@ class OpenSite:
             head_ranges=config.data,
             archives=archives,
             listings=listings,
+            digests=digests,
             mounts=mounts,
             prefix=prefix,
         )

@@ -28,6 +28,7 @@ from aioserve.protocol.negotiation import (
     Codings,
     find_codings,
     prefers_html,
+    wants_page,
 )
 from aioserve.protocol.plan import Bytes, Field, Parts, Pieces, Plan, Slice, find_conditions
 from aioserve.protocol.variant import Handle
@@ -165,7 +166,7 @@ class Shortcuts:
         known = asked.lines.get(head[:end])
         if known is None:
             return self._look_up(head, end, asked)
-        (kept, base, before, files, _, _, _, _), answers, request, until_s = known
+        (kept, base, before, files, _, _, _, _, _), answers, request, until_s = known
         if not kept.is_held or (until_s < self._clock.now_s and not self._renew(head[:end], known, asked)):
             return self._look_up(head, end, asked)
         if not (kept in files.looked_at or files.is_current(kept)):
@@ -287,8 +288,8 @@ class Shortcuts:
         """The lines that are known for clients that take the same codings, ask for the same origin, and want
         a page or not, as far as that makes a difference."""
         codings = find_codings(fields) if self._has_forms else IDENTITY_ONLY
-        wants_page = self._has_fallback and prefers_html(fields.get("accept"))
-        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), wants_page), {})
+        is_page = self._has_fallback and wants_page(fields.get("accept"))
+        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), is_page), {})
 
     def _find_lines_for(self, codings: bytes) -> dict[bytes, Known]:
         """The same for clients that say nothing else of what they want."""

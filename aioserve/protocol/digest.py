@@ -24,7 +24,7 @@ _MAX_CHARS: Final = 1024
 # of a value begins with another character, so that nothing is tried twice.
 _KEY: Final = r"[a-z*][a-z0-9_\-.*]*+"
 _BARE: Final = (
-    r"(?:-?[0-9]{1,15}(?:\.[0-9]{1,3})?+"
+    r"(?:-?[0-9]{1,15}(?:\.[0-9]{1,3})?"
     r'|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
     r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+"
     r"|:[A-Za-z0-9+/=]*+:"

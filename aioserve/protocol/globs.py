@@ -15,7 +15,7 @@ MAX_ALTERNATIVES = 64
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 # Any number of segments, none included.
-_DEEP = "**"
+DEEP = "**"
 
 
 class Glob(NamedTuple):
@@ -45,12 +45,12 @@ def parse_glob(text: str) -> Glob:
 
 def _split(path: str) -> tuple[str, ...]:
     if "/" not in path:
-        return (_DEEP, path)
+        return (DEEP, path)
     segments = [segment for segment in path.split("/") if segment]
     # "/" alone could mean the page that is there, or all that lies below it.
     if not segments or "." in segments or ".." in segments:
         raise ValueError("a glob that names files, without dot segments")
-    return (*segments, _DEEP) if path.endswith("/") else tuple(segments)
+    return (*segments, DEEP) if path.endswith("/") else tuple(segments)
 
 
 def _expand(text: str) -> list[str]:
@@ -79,7 +79,7 @@ def _match_path(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
     deep = -1
     for_deep = 0
     while tried < len(names):
-        if at < len(pattern) and pattern[at] == _DEEP:
+        if at < len(pattern) and pattern[at] == DEEP:
             deep, for_deep = at, tried
             at += 1
         elif at < len(pattern) and _match_name(pattern[at], names[tried]):
@@ -89,7 +89,7 @@ def _match_path(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
             at, tried = deep + 1, for_deep
         else:
             return False
-    return all(segment == _DEEP for segment in pattern[at:])
+    return all(segment == DEEP for segment in pattern[at:])
 
 
 def _match_name(pattern: str, name: str) -> bool:

@@ -35,6 +35,14 @@ def prefers_html(accept: str | None) -> bool:
     return html > 0 and html >= _find_weight("text/plain", weights)
 
 
+def wants_page(accept: str | None) -> bool:
+    """Tells whether a client with this Accept field is a browser that goes to a page: it wants nothing more
+    than text/html, and names it."""
+    weights = _parse_accept(accept or "")
+    html = weights.get("text/html", 0)
+    return html > 0 and html >= max(weights.values())
+
+
 def _find_weight(media_type: str, weights: Mapping[str, int]) -> int:
     # RFC 9110 §12.5.1: the most specific range that matches decides, not the greatest weight.
     main_type = media_type.partition("/")[0]

@@ -14,9 +14,11 @@ from aioserve.protocol.conditional import (
     Verdict,
     evaluate_preconditions,
     format_etag,
+    format_hash_etag,
     format_http_date,
     keeps_range,
 )
+from aioserve.protocol.digest import format_digest, wants_digest
 from aioserve.protocol.http1 import REASONS
 from aioserve.protocol.message import Fields, Request
 from aioserve.protocol.negotiation import prefers_html
@@ -27,7 +29,7 @@ from aioserve.protocol.ranges import (
     parse_range,
     plan_multipart,
 )
-from aioserve.protocol.variant import Handle, Variant
+from aioserve.protocol.variant import Digest, Handle, Variant
 
 ALLOWED_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -88,6 +90,10 @@ _RETRY_AFTER: Field = ("Retry-After", str(RETRY_AFTER_S))
 _NOSNIFF: Field = ("X-Content-Type-Options", "nosniff")
 
 
+# What is made to be the same again stamps its files with one time: 0 or 1 (OSTree, Nix, Guix), or the first
+# that a zip can hold, the first of January 1980 in whichever zone.
+_FIRST_TRUE_DATE_S = 315_619_200
+
 # RFC 9110 §12.5.5: whoever stores one of several forms has to know what decided.
 _VARY_ENCODING: Field = ("Vary", "Accept-Encoding")
 
@@ -109,12 +115,23 @@ def plan_file(
     answer and must not be guessable by who writes the files. `varies` tells whether another client could get
     another form of the file. With `pieces`, these are its content, of a length that nobody knows; no range of
     it can be had then. With `head_ranges`, HEAD is told what GET with its Range would get.
+
+    Of a variant with a digest, the tag is made of that, and who wants the digest gets it. Conditions with a
+    date are ignored then: equal copies have any dates, and other contents may have the same.
     """
     # A modification time in the future is replaced by the time of the answer (RFC 9110 §8.8.2.1).
     modified_s = min(variant.mtime_ns // 1_000_000_000, now_s)
     size_bytes = variant.size_bytes
     validators, described = _describe(
-        variant.mtime_ns, size_bytes, variant.coding, modified_s, varies, pieces is not None
+        variant.mtime_ns,
+        size_bytes,
+        variant.coding,
+        modified_s,
+        varies,
+        pieces is not None,
+        variant.digest,
+        # RFC 9530 §3: of all that a 200 would send, also where a part of it is sent.
+        variant.digest is not None and wants_digest(request.fields.get("want-repr-digest")),
     )
     verdict = evaluate_preconditions(request.method, request.fields, validators, now_s)
     if verdict is Verdict.FAILED:
@@ -146,18 +163,37 @@ def plan_file(
 # Files are asked for more than once.
 @lru_cache(maxsize=1024)
 def _describe(
-    mtime_ns: int, size_bytes: int, coding: str | None, modified_s: int, varies: bool, is_made: bool
+    mtime_ns: int,
+    size_bytes: int,
+    coding: str | None,
+    modified_s: int,
+    varies: bool,
+    is_made: bool,
+    digest: Digest | None,
+    is_digest_wanted: bool,
 ) -> tuple[Validators, tuple[Field, ...]]:
     """The validators of a file, and the fields that go with its content, whole or in part."""
     # What is made on the way is told apart from the form of the same coding that has a size.
     tag_coding = f"{coding or 'plain'}-made" if is_made else coding
-    validators = Validators(format_etag(mtime_ns, size_bytes, tag_coding), modified_s)
+    if digest is None:
+        validators = Validators(format_etag(mtime_ns, size_bytes, tag_coding), modified_s)
+    elif digest.is_of_content:
+        validators = Validators(format_hash_etag(digest.sha256, tag_coding), None)
+    else:
+        tag_coding = f"{tag_coding}-changing" if tag_coding else "changing"
+        validators = Validators(format_hash_etag(digest.sha256, tag_coding), None)
     coded: tuple[Field, ...] = (("Content-Encoding", coding),) if coding else ()
     vary = (_VARY_ENCODING,) if varies else ()
+    is_dated = digest is None or modified_s >= _FIRST_TRUE_DATE_S
+    told: tuple[Field, ...] = ()
+    # What is made on the way has not been hashed.
+    if is_digest_wanted and digest is not None and digest.is_of_content and not is_made:
+        told = (("Repr-Digest", format_digest(digest.sha256)),)
     return validators, (
         *coded,
-        ("Last-Modified", format_http_date(modified_s)),
+        *((("Last-Modified", format_http_date(modified_s)),) if is_dated else ()),
         ("ETag", validators.etag),
+        *told,
         ("Accept-Ranges", "none" if is_made else "bytes"),
         _REVALIDATE,
         *vary,
@@ -188,6 +224,8 @@ def find_conditions(fields: Fields) -> str | None:
             if name.endswith("-since") and "-" in values[name]:
                 return None
             lines += f"{name}: {values[name]}\n"
+    if wants_digest(values.get("want-repr-digest")):
+        lines += "digest\n"
     return lines
 
 

@@ -6,7 +6,9 @@ A module of its own because a server that only listens needs no more than this o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Handle(Protocol):
@@ -35,6 +37,9 @@ class Handle(Protocol):
     def call(self, function: Callable[[int], int]) -> Awaitable[int]:
         """The same, called where it may wait. Raises OSError."""
 
+    def call_in_thread(self, function: Callable[[int], T]) -> T:
+        """The same for a caller who is in a thread, where it may wait."""
+
     def share(self) -> Handle:
         """Another handle of the same file, which has to be closed as well."""
 
@@ -42,10 +47,25 @@ class Handle(Protocol):
         """Releases the file; a second call does nothing."""
 
 
+class Digest(NamedTuple):
+    """What an entity tag is made of, where that is not the time of modification.
+
+    `sha256` are the 32 bytes of that hash: of the content, or, unless it `is_of_content`, of what tells the
+    states of a file apart on this machine alone. So much is known of one that changes while it is read.
+    """
+
+    sha256: bytes
+    is_of_content: bool = True
+
+
 class Variant(NamedTuple):
-    """One form in which a file can be sent. `coding` is its content coding, None for the file itself."""
+    """One form in which a file can be sent. `coding` is its content coding, None for the file itself.
+
+    `digest` is that of what `handle` gives; None where tags are made of times.
+    """
 
     coding: str | None
     size_bytes: int
     mtime_ns: int
     handle: Handle
+    digest: Digest | None = None

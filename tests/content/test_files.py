@@ -1090,6 +1090,126 @@ class TestFilesThatAreTooNew:
         assert find_kept(files, "page") is None
 
 
+def _make_forms(root: Path, *, size_bytes: int, older: Sequence[str] = ()) -> None:
+    """A file and its forms, all of the same time but the older ones."""
+    for name in ("a", "a.br", "a.zst", "a.gz"):
+        (root / name).write_bytes(name.encode() * size_bytes)
+        modified_s = 1_000_000_000 - (name in older)
+        os.utime(root / name, (modified_s, modified_s))
+
+
+def _outdated(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "older" in record.getMessage()]
+
+
+@pytest.mark.parametrize("size_bytes", [10, 100_000], ids=["in memory", "behind descriptors"])
+class TestSidecars:
+    """What is beside a file is found with it. Whatever is left open, the fixture of the disk finds."""
+
+    async def test_those_that_are_wanted_come_in_their_order(
+        self, root: Path, open_files: Open, size_bytes: int
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes)
+        found = await open_files(root).find([as_file("none"), as_file("a")], ("gzip", "br"))
+        assert found is not None
+        names = [b"/".join(sidecar.candidate.segments) for sidecar in found.sidecars]
+        variants = [sidecar.variant for sidecar in found.sidecars]
+        assert names == [b"a.gz", b"a.br"]
+        assert [variant and (variant.coding, variant.size_bytes) for variant in variants] == [
+            ("gzip", 4 * size_bytes),
+            ("br", 4 * size_bytes),
+        ]
+        found.close()
+
+    async def test_an_older_one_is_left_out_and_told_of_once(
+        self, root: Path, open_files: Open, size_bytes: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes, older=("a.br",))
+        files = open_files(root, cache_bytes=1_000_000)
+        for _ in range(3):
+            found = await files.find([as_file("a")], ("br", "gzip"))
+            assert found is not None
+            assert [sidecar.candidate.coding for sidecar in found.sidecars] == ["gzip"]
+            found.close()
+        assert _outdated(caplog) == ["'a.br' is older than the file that it is a form of, and is not used"]
+
+    async def test_how_many_are_told_of_is_bounded(
+        self,
+        root: Path,
+        open_files: Open,
+        size_bytes: int,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(files_module, "_MAX_OUTDATED", 2)
+        _make_forms(root, size_bytes=size_bytes, older=("a.br", "a.zst", "a.gz"))
+        files = open_files(root)
+        for _ in range(3):
+            found = await files.find([as_file("a")], ("br", "zstd", "gzip"))
+            assert found is not None
+            assert found.sidecars == ()
+            found.close()
+        assert len(_outdated(caplog)) == 2
+
+    async def test_what_is_kept_of_one_is_looked_at_before_it_is_given_again(
+        self, root: Path, open_files: Open, size_bytes: int
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes)
+        files = open_files(root, cache_bytes=1_000_000)
+        for content in (b"one", b"another", b"the third"):
+            (root / "a.gz").write_bytes(content)
+            for _ in range(3):
+                found = await files.find([as_file("a")], ("gzip",))
+                assert found is not None
+                (sidecar,) = found.sidecars
+                assert await content_of(sidecar) == content
+                found.close()
+        (root / "a.gz").unlink()
+        found = await files.find([as_file("a")], ("gzip",))
+        assert found is not None
+        assert found.sidecars == ()
+        found.close()
+
+    async def test_those_that_are_not_in_memory_are_found_in_a_thread(
+        self, root: Path, open_files: Open, size_bytes: int
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes)
+        for name in ("a", "a.br"):
+            forget_content(root / name)
+        found = await open_files(root).find([as_file("a")], ("br",))
+        assert found is not None
+        (sidecar,) = found.sidecars
+        assert await content_of(sidecar) == b"a.br" * size_bytes
+        found.close()
+
+    async def test_what_is_compressed_itself_has_none(
+        self, root: Path, open_files: Open, size_bytes: int
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes)
+        (root / "a.gz.gz").write_bytes(b"again")
+        found = await open_files(root).find([as_file("a.gz")], ("gzip",))
+        assert found is not None
+        assert found.sidecars == ()
+        found.close()
+
+    async def test_finds_that_are_cancelled_leave_nothing_open(
+        self, root: Path, open_files: Open, size_bytes: int
+    ) -> None:
+        _make_forms(root, size_bytes=size_bytes, older=("a.zst",))
+        files = open_files(root)
+        for turns in range(20):
+            forget_content(root / "a.gz")
+            finding = asyncio.create_task(files.find([as_file("a")], ("br", "zstd", "gzip")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            finding.cancel()
+            await asyncio.wait([finding])
+            if not finding.cancelled():
+                found = finding.result()
+                assert found is not None
+                found.close()
+
+
 @needs_at_once
 @pytest.mark.usefixtures("keeping_new_files")
 class TestThoseWhoAskAtTheSameTime:

@@ -155,8 +155,8 @@ class TestNames:
         [
             (b"plain.txt", "plain.txt"),
             ("žluťoučký 📁".encode(), "žluťoučký 📁"),
-            (b"a\nb", "a␊b"),
-            (b"a\x00b", "a␀b"),
+            (b"a\nb", "a[U+000A]b"),
+            (b"a\x00b", "a[U+0000]b"),
             (b"a\x7fb", "a[U+007F]b"),
             ("\u202egnp.exe".encode(), "[U+202E]gnp.exe"),
             ("a\u200bb\ufeff".encode(), "a[U+200B]b[U+FEFF]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import re
 import threading
@@ -13,6 +14,7 @@ from urllib.parse import quote_from_bytes, urljoin
 
 import pytest
 
+from aioserve.content.compression import compress, list_codings
 from aioserve.content.disk import Disk
 from aioserve.content.files import Candidate, Files, Found
 from aioserve.content.listing import Listings
@@ -22,6 +24,9 @@ from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
 from aioserve.protocol.message import BadRequest, Fields, Request
 from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Pieces, Plan, Slice
+from aioserve.protocol.policy import Policies
+from aioserve.protocol.rule_syntax import parse_redirects
+from aioserve.protocol.rules import Rules
 from aioserve.protocol.variant import Handle
 from tests.content.conftest import Open, is_open, no_descriptor_left, without_privileges
 
@@ -82,11 +87,20 @@ Sites = Callable[..., Site]
 
 @pytest.fixture
 def make_site(root: Path, open_files: Open) -> Sites:
-    """Makes sites of `root`, with the options of Files that are given."""
+    """Makes sites of `root`, with the options of Site and Files that are given."""
 
-    def make_site(*, index: Sequence[str] = ("index.html",), name: str = "", **options: object) -> Site:
+    def make_site(
+        *,
+        index: Sequence[str] = ("index.html",),
+        name: str = "",
+        precompressed: bool = False,
+        policies: Policies | None = None,
+        rules: Rules | None = None,
+        **options: object,
+    ) -> Site:
         files = open_files(root / name if name else root, **options)
-        return Site(files, routes=Routes(index=index, only_name=files.only_name))
+        routes = Routes(index=index, only_name=files.only_name, sidecars=precompressed)
+        return Site(files, routes=routes, precompressed=precompressed, policies=policies, rules=rules)
 
     return make_site
 
@@ -409,6 +423,331 @@ class TestNotFound:
             # By its own name it is as forbidden as any other.
             assert (await ask(site, "/404.html")).status == 403
             assert (await ask(site, "/page.html")).body == PAGE
+
+
+# Not compressed at all: what is beside a file is sent as it is, whatever it holds.
+CSS = b"body { color: black; background: white }\n" * 5
+FORMS = {"br": b"b" * 40, "zstd": b"z" * 50, "gzip": b"g" * 60}
+OF_CSS = {"a.css": CSS, "a.css.br": FORMS["br"], "a.css.zst": FORMS["zstd"], "a.css.gz": FORMS["gzip"]}
+
+
+def pick(*names: str) -> dict[str, bytes]:
+    return {name: OF_CSS[name] for name in names}
+
+
+def coding_of(answer: Answer) -> str | None:
+    """In which form it came, by the field; the body has to be of that form."""
+    coding = answer.fields.get("Content-Encoding")
+    assert answer.body == (CSS if coding is None else FORMS[coding])
+    assert answer.fields["Content-Length"] == str(len(answer.body))
+    return coding
+
+
+class TestSidecars:
+    """RFC 9110 §12.5.3."""
+
+    @pytest.mark.parametrize(
+        ("accept", "coding"),
+        [
+            pytest.param("gzip", "gzip", id="one"),
+            pytest.param("gzip, deflate, br, zstd", "br", id="a browser's: the smallest"),
+            pytest.param("gzip, zstd", "zstd", id="the smaller of two"),
+            pytest.param("gzip;q=1, br;q=0.5", "gzip", id="the one that is wanted more"),
+            pytest.param("gzip;q=0.8, br;q=0.8", "br", id="of equal weights the smallest"),
+            pytest.param("br;q=0, gzip", "gzip", id="not the excluded one"),
+            pytest.param("*", "br", id="anything"),
+            pytest.param("br;q=0, zstd;q=0, *", "gzip", id="anything else"),
+            pytest.param("gzip;q=0", None, id="nothing but an excluded one"),
+            pytest.param("gzip;q=0.5, identity", None, id="the file more than its form"),
+            pytest.param("gzip;q=0.5, identity;q=0.4", "gzip", id="the form more than the file"),
+            pytest.param("GZIP", "gzip", id="capitals"),
+            pytest.param("x-gzip", "gzip", id="an old name"),
+            pytest.param("notgzip, gzipped", None, id="names that are alike"),
+            pytest.param("deflate, compress", None, id="others"),
+            pytest.param("identity", None, id="the file"),
+            pytest.param("", None, id="nothing"),
+            pytest.param("gzip;q=abc, br;q=2", None, id="no weights"),
+        ],
+    )
+    async def test_the_client_gets_what_it_wants_most(
+        self, root: Path, make_site: Sites, accept: str, coding: str | None
+    ) -> None:
+        write(root, OF_CSS)
+        answer = await ask(make_site(precompressed=True), "/a.css", accept_encoding=accept)
+        assert answer.status == 200
+        assert coding_of(answer) == coding
+        assert answer.fields["Vary"] == "Accept-Encoding"
+        assert answer.fields["Content-Type"] == "text/css; charset=utf-8"
+
+    async def test_the_smallest_wins_and_of_equal_ones_br_before_zstd_before_gzip(
+        self, root: Path, make_site: Sites
+    ) -> None:
+        write(root, {"a.css": CSS, "a.css.br": b"333", "a.css.zst": b"333", "a.css.gz": b"22"})
+        site = make_site(precompressed=True)
+        accept = {"accept_encoding": "gzip, zstd, br"}
+        assert (await ask(site, "/a.css", **accept)).body == b"22"
+        for number, coding in enumerate(("br", "zstd", "gzip")):
+            write(root, {"a.css.br": b"333", "a.css.zst": b"333", "a.css.gz": b"333"})
+            for extension in ("br", "zst")[:number]:
+                (root / f"a.css.{extension}").unlink()
+            assert (await ask(site, "/a.css", **accept)).fields["Content-Encoding"] == coding
+
+    @pytest.mark.parametrize("accept", ["identity;q=0", "*;q=0", "br, identity;q=0", "br, *;q=0"])
+    async def test_who_takes_no_form_that_there_is_gets_none(
+        self, root: Path, make_site: Sites, accept: str
+    ) -> None:
+        write(root, pick("a.css", "a.css.gz"))
+        site = make_site(precompressed=True)
+        answer = await ask(site, "/a.css", accept_encoding=accept)
+        assert answer.status == 406
+        assert answer.fields["Vary"] == "Accept, Accept-Encoding"
+        assert coding_of(await ask(site, "/a.css", accept_encoding=f"gzip, {accept}")) == "gzip"
+
+    async def test_each_form_has_a_tag_of_its_own(self, root: Path, make_site: Sites) -> None:
+        write(root, OF_CSS)
+        site = make_site(precompressed=True)
+        answers = [await ask(site, "/a.css", accept_encoding=one) for one in (*FORMS, "identity")]
+        assert [coding_of(answer) for answer in answers] == [*FORMS, None]
+        tags = [answer.fields["ETag"] for answer in answers]
+        assert len(set(tags)) == 4
+        assert all(re.fullmatch(r'"[^"]+"', tag) for tag in tags)
+        for mine in tags:
+            for coding, tag in zip((*FORMS, "identity"), tags, strict=True):
+                answer = await ask(site, "/a.css", accept_encoding=coding, if_none_match=mine)
+                assert answer.status == (304 if mine == tag else 200)
+                assert answer.fields["ETag"] == tag
+                assert answer.fields["Vary"] == "Accept-Encoding"
+
+    async def test_even_forms_of_one_size_have(self, root: Path, make_site: Sites) -> None:
+        write(root, dict.fromkeys(OF_CSS, CSS))
+        site = make_site(precompressed=True)
+        tags = {
+            (await ask(site, "/a.css", accept_encoding=one)).fields["ETag"] for one in (*FORMS, "identity")
+        }
+        assert len(tags) == 4
+
+    @pytest.mark.parametrize("coding", FORMS)
+    async def test_a_range_is_one_of_the_form(self, root: Path, make_site: Sites, coding: str) -> None:
+        write(root, OF_CSS)
+        site = make_site(precompressed=True)
+        whole = await ask(site, "/a.css", accept_encoding=coding)
+        part = await ask(
+            site, "/a.css", accept_encoding=coding, range="bytes=3-9", if_range=whole.fields["ETag"]
+        )
+        other = await ask(site, "/a.css", range="bytes=3-9", if_range=whole.fields["ETag"])
+        beyond = await ask(site, "/a.css", accept_encoding=coding, range="bytes=100-")
+        assert (part.status, part.body) == (206, FORMS[coding][3:10])
+        assert part.fields["Content-Range"] == f"bytes 3-9/{len(FORMS[coding])}"
+        same = ("Content-Encoding", "ETag", "Vary", "Last-Modified", "Content-Type")
+        assert [part.fields[name] for name in same] == [whole.fields[name] for name in same]
+        assert other.status == 200
+        assert coding_of(other) is None
+        assert (beyond.status, beyond.fields["Content-Range"]) == (416, f"bytes */{len(FORMS[coding])}")
+        assert beyond.fields["Vary"] == "Accept, Accept-Encoding"
+
+    async def test_a_failed_precondition_says_that_it_is_one_of_a_form(
+        self, root: Path, make_site: Sites
+    ) -> None:
+        write(root, OF_CSS)
+        answer = await ask(make_site(precompressed=True), "/a.css", accept_encoding="br", if_match='"x"')
+        assert (answer.status, answer.fields["Vary"]) == (412, "Accept, Accept-Encoding")
+
+    async def test_head_says_what_get_would(self, root: Path, make_site: Sites) -> None:
+        write(root, OF_CSS)
+        site = make_site(precompressed=True)
+        got = await ask(site, "/a.css", accept_encoding="br")
+        head = await ask(site, "/a.css", "HEAD", accept_encoding="br")
+        assert head == got._replace(body=b"")
+
+    async def test_an_older_one_is_not_used_and_one_of_the_same_time_is(
+        self, root: Path, make_site: Sites
+    ) -> None:
+        write(root, OF_CSS)
+        os.utime(root / "a.css.br", (MTIME_S, MTIME_S - 1))
+        os.utime(root / "a.css.zst", (MTIME_S, MTIME_S + 1))
+        site = make_site(precompressed=True)
+        assert coding_of(await ask(site, "/a.css", accept_encoding="br")) is None
+        assert coding_of(await ask(site, "/a.css", accept_encoding="br, gzip")) == "gzip"
+        assert coding_of(await ask(site, "/a.css", accept_encoding="br, gzip, zstd")) == "zstd"
+
+    async def test_switched_off_they_are_files_like_any_other(self, root: Path, make_site: Sites) -> None:
+        write(root, OF_CSS)
+        answer = await ask(make_site(), "/a.css", accept_encoding="br")
+        assert coding_of(answer) is None
+        assert "Vary" not in answer.fields
+
+    @pytest.mark.parametrize(
+        ("name", "content_type"),
+        [
+            ("a.css.gz", "application/gzip"),
+            ("a.css.zst", "application/zstd"),
+            ("a.css.br", "application/octet-stream"),
+        ],
+    )
+    @pytest.mark.parametrize("accept", ["gzip, br, zstd", ""])
+    async def test_by_its_own_name_it_is_a_file(
+        self, root: Path, make_site: Sites, name: str, content_type: str, accept: str
+    ) -> None:
+        write(root, {**OF_CSS, f"{name}.gz": b"a form of a form", f"{name}.br": b"another"})
+        answer = await ask(make_site(precompressed=True), f"/{name}", accept_encoding=accept)
+        assert (answer.status, answer.body) == (200, OF_CSS[name])
+        assert answer.fields["Content-Type"] == content_type
+        assert "Content-Encoding" not in answer.fields
+        assert "Vary" not in answer.fields
+
+    async def test_who_wants_nothing_transformed_gets_the_file(self, root: Path, make_site: Sites) -> None:
+        write(root, OF_CSS)
+        answer = await ask(
+            make_site(precompressed=True), "/a.css", accept_encoding="br", cache_control="No-Transform"
+        )
+        assert coding_of(answer) is None
+        assert answer.fields["Vary"] == "Accept-Encoding"
+
+    async def test_one_behind_a_link_inside_is_used_and_one_outside_is_not(
+        self, root: Path, make_site: Sites
+    ) -> None:
+        write(root, {"a.css": CSS, "form": FORMS["gzip"]})
+        write(root.parent, {"outside": FORMS["br"]})
+        (root / "a.css.br").symlink_to(root.parent / "outside")
+        (root / "a.css.gz").symlink_to("form")
+        site = make_site(precompressed=True)
+        assert coding_of(await ask(site, "/a.css", accept_encoding="br")) is None
+        assert coding_of(await ask(site, "/a.css", accept_encoding="br, gzip")) == "gzip"
+
+    async def test_what_is_no_file_is_not_used(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css": CSS})
+        (root / "a.css.br").mkdir()
+        os.mkfifo(root / "a.css.gz")
+        (root / "a.css.zst").symlink_to("a.css.zst")
+        answer = await ask(make_site(precompressed=True), "/a.css", accept_encoding="br, gzip, zstd")
+        assert coding_of(answer) is None
+
+    async def test_one_that_may_not_be_read_is_not_used(self, public_root: Path, open_files: Open) -> None:
+        write(public_root, OF_CSS)
+        (public_root / "a.css.br").chmod(0)
+        files = open_files(public_root)
+        site = Site(files, routes=Routes(index=()), precompressed=True)
+        await ask(site, "/a.css")
+        with without_privileges():
+            answer = await ask(site, "/a.css", accept_encoding="br, gzip")
+            assert coding_of(answer) == "gzip"
+        files.close()
+
+    async def test_an_index_has_them(self, root: Path, make_site: Sites) -> None:
+        write(root, {"folder/index.html": CSS, "folder/index.html.gz": FORMS["gzip"]})
+        answer = await ask(make_site(precompressed=True), "/folder/", accept_encoding="gzip")
+        assert coding_of(answer) == "gzip"
+        assert answer.fields["Content-Type"] == "text/html; charset=utf-8"
+
+    async def test_one_single_file_has_none(self, root: Path, make_site: Sites) -> None:
+        write(root, OF_CSS)
+        answer = await ask(make_site(name="a.css", precompressed=True), "/", accept_encoding="gzip")
+        assert coding_of(answer) is None
+        assert "Vary" not in answer.fields
+
+
+class TestFormsOfThePageForWhatIsNotFound:
+    async def test_it_is_sent_in_the_form_that_the_client_takes(self, root: Path, make_site: Sites) -> None:
+        write(root, {"404.html": CSS, "404.html.br": FORMS["br"]})
+        site = make_site(precompressed=True)
+        for accept, coding in (("br", "br"), ("gzip", None)):
+            answer = await ask(site, "/none", accept_encoding=accept)
+            assert answer.status == 404
+            assert coding_of(answer) == coding
+            assert answer.fields["Vary"] == "Accept-Encoding"
+
+    async def test_who_takes_no_form_of_it_learns_that_it_was_not_found(
+        self, root: Path, make_site: Sites
+    ) -> None:
+        write(root, {"404.html": CSS})
+        answer = await ask(make_site(precompressed=True), "/none", accept_encoding="gzip, identity;q=0")
+        assert (answer.status, answer.body) == (404, b"----Not found----")
+        assert answer.fields["Vary"] == "Accept, Accept-Encoding"
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_a_rule_may_name_a_page_of_which_only_a_form_is_there(
+        self, root: Path, make_site: Sites, method: str
+    ) -> None:
+        packed = gzip.compress(PAGE)
+        write(root, {"lost.html.gz": packed})
+        redirects, problems = parse_redirects(b"/* /lost.html 404", "_redirects")
+        assert not problems
+        site = make_site(precompressed=True, rules=Rules(redirects))
+        coded = await ask(site, "/none", method, accept_encoding="gzip")
+        plain = await ask(site, "/none", method)
+        sends = method == "GET"
+        assert (coded.status, coded.body) == (404, packed if sends else b"")
+        assert coded.fields["Content-Encoding"] == "gzip"
+        assert coded.fields["Content-Length"] == str(len(packed))
+        assert (plain.status, plain.body) == (404, PAGE if sends else b"")
+        assert "Content-Encoding" not in plain.fields
+        assert "Content-Length" not in plain.fields
+        assert {coded.fields["Vary"], plain.fields["Vary"]} == {"Accept-Encoding"}
+
+
+class TestSidecarsAlone:
+    """Of a file that is not there itself."""
+
+    @pytest.mark.parametrize(("extension", "coding"), [("br", "br"), ("zst", "zstd"), ("gz", "gzip")])
+    async def test_who_takes_it_gets_it_and_the_others_what_is_in_it(
+        self, root: Path, make_site: Sites, extension: str, coding: str
+    ) -> None:
+        if coding not in list_codings():
+            pytest.skip("its package is not installed")
+        packed = compress(coding, LARGE)
+        write(root, {f"a.css.{extension}": packed})
+        site = make_site(precompressed=True)
+        coded = await ask(site, "/a.css", accept_encoding=coding)
+        plain = await ask(site, "/a.css")
+        assert (coded.status, coded.body) == (200, packed)
+        assert coded.fields["Content-Encoding"] == coding
+        assert coded.fields["Content-Length"] == str(len(packed))
+        assert (plain.status, plain.body) == (200, LARGE)
+        assert "Content-Encoding" not in plain.fields
+        assert "Content-Length" not in plain.fields
+        assert plain.fields["Accept-Ranges"] == "none"
+        assert plain.fields["ETag"] != coded.fields["ETag"]
+        for answer in (coded, plain):
+            assert answer.fields["Content-Type"] == "text/css; charset=utf-8"
+            assert answer.fields["Vary"] == "Accept-Encoding"
+            asked = {} if answer is plain else {"accept_encoding": coding}
+            again = await ask(site, "/a.css", if_none_match=answer.fields["ETag"], **asked)
+            assert (again.status, again.body) == (304, b"")
+
+    async def test_of_what_is_decoded_there_are_no_parts(self, root: Path, make_site: Sites) -> None:
+        packed = gzip.compress(LARGE)
+        write(root, {"a.css.gz": packed})
+        site = make_site(precompressed=True)
+        plain = await ask(site, "/a.css", range="bytes=0-9")
+        coded = await ask(site, "/a.css", range="bytes=0-9", accept_encoding="gzip")
+        assert (plain.status, plain.body) == (200, LARGE)
+        assert (coded.status, coded.body) == (206, packed[:10])
+
+    async def test_nothing_but_what_it_holds_may_be_excluded(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css.gz": gzip.compress(LARGE)})
+        site = make_site(precompressed=True)
+        assert (await ask(site, "/a.css", accept_encoding="br, identity;q=0")).status == 406
+        assert (await ask(site, "/a.css", accept_encoding="gzip, identity;q=0")).status == 200
+
+    async def test_one_that_is_broken_is_an_error_of_the_disk(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css.gz": gzip.compress(LARGE)[:-1]})
+        with pytest.raises(OSError, match="end is missing"):
+            await ask(make_site(precompressed=True), "/a.css")
+
+    async def test_the_file_is_looked_for_before_it(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css.gz": FORMS["gzip"]})
+        site = make_site(precompressed=True)
+        assert (await ask(site, "/a.css", accept_encoding="gzip")).body == FORMS["gzip"]
+        write(root, {"a.css": CSS})
+        assert coding_of(await ask(site, "/a.css")) is None
+
+    async def test_a_folder_of_that_name_is_one(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css.gz": FORMS["gzip"], "a.css/index.html": HOME})
+        assert (await ask(make_site(precompressed=True), "/a.css", accept_encoding="gzip")).status == 308
+
+    async def test_switched_off_there_is_nothing(self, root: Path, make_site: Sites) -> None:
+        write(root, {"a.css.gz": FORMS["gzip"]})
+        assert (await ask(make_site(), "/a.css", accept_encoding="gzip")).status == 404
 
 
 class TestHiddenNames:

@@ -43,6 +43,7 @@ class LongWay:
         self._respond = respond
         self.request = request
         self.match = None
+        self.rules = None
 
     def __enter__(self) -> Plan:
         raise BlockingIOError

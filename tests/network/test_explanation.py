@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from aioserve import Server
 from aioserve.network.explanation import Findings, find, parse_url
+from aioserve.protocol.conditional import format_hash_etag
 from aioserve.protocol.message import Request
-from tests.network.conftest import PATIENCE_S, Serving
+from tests.network.conftest import LARGE, PATIENCE_S, Serving
 from tests.raw_client import get
 
 
@@ -34,6 +36,16 @@ def rules(site_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def explain(server: Server, *urls: str) -> Findings:
     return await find(server, "site", urls)
+
+
+async def test_with_hashes_the_tag_is_that_of_the_content(serving: Serving) -> None:
+    server = serving(etag="hash")
+    findings = await explain(server, "/hello.txt", "/page.css", "/large.bin")
+    tags = re.findall(r"ETag: (.*)", "".join(findings.answers))
+
+    assert tags[0] == format_hash_etag(sha256(b"hello\n").digest())
+    assert tags[1].endswith(('-br"', '-zstd"', '-gzip"'))
+    assert tags[2] == format_hash_etag(sha256(LARGE).digest())
 
 
 class TestAnswers:

@@ -289,6 +289,111 @@ class TestHeaders:
         assert "cache-control" not in answer.fields
 
 
+class TestOtherPages:
+    """What stands for a path that has nothing comes after what the rules say of it."""
+
+    HTML = "Accept: text/html"
+
+    async def test_a_rule_comes_before_the_page_of_an_application(
+        self, site_root: Path, serve: Serve
+    ) -> None:
+        (site_root / "_redirects").write_text(
+            "/old /new\n/forced /new 302!\n/app /folder/ 200\n/lost /folder/ 404\n"
+        )
+        async with serve(spa="index.html") as server:
+            for _ in range(2):
+                assert (await get(server.port, "/old", self.HTML)).status == 301
+                assert (await get(server.port, "/forced", self.HTML)).status == 302
+                assert (await get(server.port, "/app", self.HTML)).body == FOLDER
+                answer = await get(server.port, "/lost", self.HTML)
+                assert (answer.status, answer.body) == (404, FOLDER)
+                assert (await get(server.port, "/other", self.HTML)).body == HOME
+
+    async def test_a_clean_url_comes_before_a_rule_but_by_force(self, site_root: Path, serve: Serve) -> None:
+        (site_root / "about.html").write_bytes(FOLDER)
+        (site_root / "team.html").write_bytes(FOLDER)
+        (site_root / "_redirects").write_text(
+            "/about /x\n/about.html /y\n/team /x 302!\n/team.html /y 302!\n"
+        )
+        async with serve(clean_urls=True) as server:
+            assert (await get(server.port, "/about")).body == FOLDER
+            assert (await get(server.port, "/about.html")).status == 308
+            assert (await get(server.port, "/team")).fields["location"] == "/x"
+            assert (await get(server.port, "/team.html")).fields["location"] == "/y"
+
+    async def test_a_list_of_a_folder_comes_before_a_rule_but_by_force(
+        self, site_root: Path, serve: Serve
+    ) -> None:
+        (site_root / "_headers").write_text("/*\n  X-One: 1\n")
+        async with serve(browse=True, redirects=[{"from": "/bare", "to": "/x"}]) as server:
+            answer = await get(server.port, "/bare/", self.HTML)
+            assert (answer.status, answer.fields["x-one"]) == (200, "1")
+            for name in ("_headers", "_redirects"):
+                assert name not in (await get(server.port, "/", "Accept: application/json")).body.decode()
+        async with serve(browse=True, redirects=[{"from": "/bare", "to": "/x", "force": True}]) as server:
+            assert (await get(server.port, "/bare/", self.HTML)).fields["location"] == "/x"
+
+    async def test_a_page_of_the_configuration_is_sent_with_its_error(
+        self, site_root: Path, serve: Serve
+    ) -> None:
+        async with serve(errors={"404": "folder/index.html"}) as server:
+            answer = await get(server.port, "/none")
+
+        assert (answer.status, answer.body) == (404, FOLDER)
+
+
+class TestMounts:
+    """Rules speak of URLs, whatever folder these lead to."""
+
+    @pytest.fixture(autouse=True)
+    def mounted(self, site_root: Path, tmp_path: Path) -> None:
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "page.txt").write_bytes(b"page\n")
+        (site_root / "_redirects").write_text(
+            "/docs/old/*  /docs/:splat\n"
+            "/docs/forced /x               302!\n"
+            "/docs/app    /docs/page.txt   200\n"
+            "/docs/out    /hello.txt       200!\n"
+            "/in          /docs/page.txt   200\n"
+        )
+        (site_root / "_headers").write_text("/docs/*\n  X-One: 1\n/page.txt\n  X-Two: 2\n")
+
+    @pytest.mark.parametrize(
+        ("target", "status", "said"),
+        [
+            pytest.param("/docs/old/a", 301, "/docs/a", id="a redirect"),
+            pytest.param("/docs/forced", 302, "/x", id="a redirect by force"),
+            pytest.param("/docs/app", 200, "page\n", id="a rewrite below the same mount"),
+            pytest.param("/docs/page.txt", 200, "page\n", id="no rule"),
+            pytest.param("/docs/out", 404, None, id="a rewrite out of the mount is none"),
+            pytest.param("/in", 404, None, id="a rewrite into a mount is none"),
+        ],
+    )
+    async def test_they_hold_below_a_mount(
+        self, serve: Serve, tmp_path: Path, target: str, status: int, said: str | None
+    ) -> None:
+        async with serve(mounts=[f"/docs={tmp_path / 'docs'}"]) as server:
+            for _ in range(2):
+                answer = await get(server.port, target)
+
+                assert answer.status == status
+                assert answer.fields.get("x-one") == ("1" if target.startswith("/docs/") else None)
+                assert "x-two" not in answer.fields
+                if said is not None:
+                    assert said in (answer.fields.get("location"), answer.body.decode())
+
+    async def test_a_change_is_seen_below_a_mount(
+        self, site_root: Path, serve: Serve, tmp_path: Path
+    ) -> None:
+        async with serve(mounts=[f"/docs={tmp_path / 'docs'}"]) as server:
+            assert (await get(server.port, "/docs/page.txt")).fields["x-one"] == "1"
+            replace(site_root / "_headers", "/docs/*\n  X-One: 2\n")
+            await renew(server)
+            await renew(server)
+
+            assert (await get(server.port, "/docs/page.txt")).fields["x-one"] == "2"
+
+
 class TestTheFilesOfRules:
     @pytest.mark.parametrize("name", ["_redirects", "_headers"])
     async def test_they_are_not_sent(self, site_root: Path, serve: Serve, name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
@@ -33,6 +33,8 @@ from tests.network.test_stream import LIMITS, Contexts, open_pair
 from tests.network.test_stream import tls as tls
 from tests.network.waiting import wait_until
 from tests.raw_client import Answer, RawClient
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read from /proc")
 
@@ -320,6 +322,9 @@ class Remote:
         return await self.read(offset, size_bytes)
 
     async def call(self, function: Callable[[int], int]) -> int:
+        raise ConnectionAbortedError("Software caused connection abort")
+
+    def call_in_thread(self, function: Callable[[int], T]) -> T:
         raise ConnectionAbortedError("Software caused connection abort")
 
     def call_at_once(self, function: Callable[[int], int]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
 from aioserve.network.shortcuts import Known, Shortcuts
-from aioserve.protocol.conditional import format_etag, format_http_date
+from aioserve.protocol.conditional import format_etag, format_hash_etag, format_http_date
 from aioserve.protocol.message import Request
 from tests.content.conftest import is_open, open_descriptors
 from tests.network.breaking import begin_transfer, read_what_comes, take_away
@@ -379,6 +380,42 @@ RANGE_LINES: list[tuple[str, ...]] = [
     (),
 ]
 
+WANTS = "Want-Repr-Digest: sha-256=1"
+HELLO_HASH, PART_HASH = (
+    format_hash_etag(hashlib.sha256(content).digest()) for content in (HELLO_BODY, PART_BODY)
+)
+DIGEST_FIELDS: list[tuple[str, ...]] = [
+    (),
+    FIREFOX,
+    CHROME,
+    (WANTS,),
+    ("want-repr-digest:sha-256=10",),
+    ("WANT-REPR-DIGEST: sha-512=1, sha-256=2",),
+    ("wAnT-rEpR-dIgEsT: sha-256=0",),
+    ("Want-Repr-Digest: sha-512=1",),
+    ("Want-Repr-Digest:",),
+    ("Want-Repr-Digest: sha-256=1, ,",),
+    ("Want-Content-Digest: sha-256=1",),
+    ("X: Want-Repr-Digest: sha-256=1",),
+    (WANTS, "Want-Repr-Digest: sha-256=0"),
+    ("Want-Repr-Digest: sha-256=0", WANTS),
+    (WANTS, *FIREFOX),
+    (WANTS, "Connection: close"),
+    (WANTS, "Range: bytes=0-1"),
+    ("Range: bytes=0-1", WANTS),
+    (WANTS, "Range: bytes=0-1,3-4"),
+    (WANTS, "Range: bytes=-0"),
+    *(
+        (*wants, f"{name}: {tag}")
+        for wants in ((), (WANTS,))
+        for name in ("If-None-Match", "If-Match")
+        for tag in (HELLO_HASH, PART_HASH, ETAG, PART_ETAG)
+    ),
+    *((WANTS, "Range: bytes=0-1", f"If-Range: {tag}") for tag in (HELLO_HASH, PART_HASH, ETAG, DATE)),
+    *((WANTS, f"{name}: {date}") for name in ("If-Modified-Since", "If-Unmodified-Since")
+      for date in (EARLIER, DATE, LATER)),
+]  # fmt: skip
+
 ABSENT = "GET /none HTTP/1.1"
 ABSENT_TARGETS = [
     "/none",
@@ -577,6 +614,24 @@ class TestAnswers:
         assert {ask(line, RANGE, "Connection: close"), ask(line, *["X: y"] * (FIELDS - 2), RANGE)} <= set(
             taken
         )
+
+    @pytest.mark.parametrize("etag", ["mtime", "hash"])
+    @pytest.mark.parametrize("line", [GET, HEAD, PART])
+    async def test_whoever_wants_a_digest_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], line: str, etag: str
+    ) -> None:
+        (site_root / "part.bin").write_bytes(PART_BODY)
+        os.utime(site_root / "part.bin", ns=(MODIFIED_NS, MODIFIED_NS))
+        requests = [ask(line, *fields) for fields in DIGEST_FIELDS]
+
+        assert await find_differences(site_root, requests, etag=etag) == []
+        assert {ask(line, WANTS), ask(line, *FIREFOX), ask(line, WANTS, "Range: bytes=0-1")} <= set(taken)
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_every_target_has_the_tag_of_its_content(self, site_root: Path, method: str) -> None:
+        requests = [ask(f"{method} {target} HTTP/1.1", WANTS) for target in TARGETS]
+
+        assert await find_differences(site_root, requests, etag="hash") == []
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize("fields", ABSENT_FIELDS)

@@ -1107,6 +1107,9 @@ LINES_OF_BLOCKS = [
     b"eXPECT: tea\r\n",
     b"Range: bytes=0-1\r\n",
     b"rANGE:bytes=0-1\r\n",
+    b"Want-Repr-Digest: sha-256=1\r\n",
+    b"wANT-rEPR-dIGEST:\r\n",
+    b"Want-Content-Digest: sha-256=1\r\n",
     b"Referer: http://a/\r\n",
     b"If-Match: *\r\n",
     b"iF-nONE-mATCH: *\r\n",
@@ -1166,3 +1169,4 @@ class TestPlainBlocks:
         assert set(fields.values) & {"content-length", "transfer-encoding", "expect", "origin"} == set()
         assert codings.decode().strip(" \t") == fields.values.get("accept-encoding", "")
         assert "no-transform" not in fields.values.get("cache-control", "").lower()
+        assert "want-repr-digest" not in fields.values

@@ -17,6 +17,7 @@ from aioserve.protocol.negotiation import (
     parse_accept_encoding,
     prefer_type,
     prefers_html,
+    wants_page,
 )
 
 HTML = [
@@ -79,6 +80,27 @@ def test_who_names_text_html_gets_it(accept: str) -> None:
 @pytest.mark.parametrize("accept", TEXT)
 def test_everybody_else_gets_text(accept: str | None) -> None:
     assert prefers_html(accept) is False
+
+
+@pytest.mark.parametrize("accept", HTML[:5])
+def test_who_wants_nothing_more_goes_to_a_page(accept: str) -> None:
+    assert wants_page(accept) is True
+
+
+@pytest.mark.parametrize("accept", TEXT)
+def test_who_gets_text_goes_to_no_page(accept: str | None) -> None:
+    assert wants_page(accept) is False
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        pytest.param("application/json, text/html;q=0.9", id="a program that wants JSON"),
+        pytest.param("image/avif, image/webp, text/html;q=0.1, text/plain;q=0", id="an image"),
+    ],
+)
+def test_who_wants_something_else_more_goes_to_no_page(accept: str) -> None:
+    assert wants_page(accept) is False
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from hashlib import sha256
+from typing import ClassVar, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aioserve.protocol.conditional import format_http_date
+from aioserve.protocol.conditional import format_hash_etag, format_http_date
+from aioserve.protocol.digest import format_digest
 from aioserve.protocol.http1 import REASONS, format_head
 from aioserve.protocol.message import Fields, Request
 from aioserve.protocol.plan import (
@@ -28,7 +31,9 @@ from aioserve.protocol.plan import (
     plan_options,
     plan_redirect,
 )
-from aioserve.protocol.variant import Variant
+from aioserve.protocol.variant import Digest, Variant
+
+T = TypeVar("T")
 
 NOW_S = 1_700_000_000
 MTIME_S = NOW_S - 1000
@@ -63,6 +68,9 @@ class OpenText:
     async def call(self, function: Callable[[int], int]) -> int:
         raise ValueError("no descriptor")
 
+    def call_in_thread(self, function: Callable[[int], T]) -> T:
+        raise ValueError("no descriptor")
+
     def share(self) -> OpenText:
         return self
 
@@ -74,8 +82,19 @@ TEXT = OpenText(b"0123456789")
 ETAG = f'"{MTIME_NS:x}-a"'
 
 
-def make_variant(handle: OpenText = TEXT, *, mtime_ns: int = MTIME_NS, coding: str | None = None) -> Variant:
-    return Variant(coding, len(handle.data), mtime_ns, handle)
+DIGEST = Digest(sha256(TEXT.data).digest())
+HASH_ETAG = format_hash_etag(DIGEST.sha256)
+CHANGING = Digest(bytes(32), is_of_content=False)
+
+
+def make_variant(
+    handle: OpenText = TEXT,
+    *,
+    mtime_ns: int = MTIME_NS,
+    coding: str | None = None,
+    digest: Digest | None = None,
+) -> Variant:
+    return Variant(coding, len(handle.data), mtime_ns, handle, digest)
 
 
 def make_request(method: str = "GET", **fields: str) -> Request:
@@ -501,6 +520,104 @@ class TestAllPlans:
             assert gather(answer.body) == data[int(first) : int(last) + 1]
 
 
+async def nothing() -> AsyncGenerator[bytes, None]:
+    yield b""
+
+
+class TestDigest:
+    """Tags that are made of contents, and RFC 9530."""
+
+    WANTED: ClassVar = {"want_repr_digest": "sha-256=1"}
+    REPR_DIGEST = format_digest(DIGEST.sha256)
+
+    @pytest.mark.parametrize(
+        ("coding", "is_made", "digest", "etag"),
+        [
+            pytest.param(None, False, DIGEST, format_hash_etag(DIGEST.sha256), id="the file"),
+            pytest.param("br", False, DIGEST, format_hash_etag(DIGEST.sha256, "br"), id="a form"),
+            pytest.param(
+                "br", True, DIGEST, format_hash_etag(DIGEST.sha256, "br-made"), id="made while it is sent"
+            ),
+            pytest.param(
+                None, True, DIGEST, format_hash_etag(DIGEST.sha256, "plain-made"), id="decoded on the way"
+            ),
+            pytest.param(
+                None, False, CHANGING, format_hash_etag(CHANGING.sha256, "changing"), id="a file that changes"
+            ),
+            pytest.param(
+                "br", False, CHANGING, format_hash_etag(CHANGING.sha256, "br-changing"), id="a form that does"
+            ),
+            pytest.param(
+                "br", True, CHANGING, format_hash_etag(CHANGING.sha256, "br-made-changing"), id="all of it"
+            ),
+            pytest.param(None, False, None, ETAG, id="no digest"),
+        ],
+    )
+    def test_the_tag_is_made_of_it(
+        self, coding: str | None, is_made: bool, digest: Digest | None, etag: str
+    ) -> None:
+        variant = make_variant(coding=coding, digest=digest)
+        pieces = nothing() if is_made else None
+        answer = plan_file(
+            make_request(**self.WANTED), variant, "text/x", now_s=NOW_S, boundary=BOUNDARY, pieces=pieces
+        )
+
+        assert find(answer, "ETag") == etag
+        is_told = digest is DIGEST and not is_made
+        assert find(answer, "Repr-Digest") == (self.REPR_DIGEST if is_told else None)
+
+    @pytest.mark.parametrize(
+        ("method", "fields", "status", "is_told"),
+        [
+            pytest.param("GET", {}, 200, True, id="200"),
+            pytest.param("HEAD", {}, 200, True, id="200 to HEAD"),
+            pytest.param("GET", {"range": "bytes=0-1"}, 206, True, id="206"),
+            pytest.param("GET", {"range": "bytes=0-1,4-5"}, 206, True, id="206 in parts"),
+            pytest.param("GET", {"range": "bytes=0-1", "if_range": HASH_ETAG}, 206, True, id="If-Range"),
+            pytest.param("GET", {"range": "bytes=0-1", "if_range": ETAG}, 200, True, id="If-Range, old"),
+            pytest.param("GET", {"range": "bytes=0-1", "if_range": MODIFIED}, 200, True, id="If-Range, date"),
+            pytest.param("GET", {"range": "bytes=10-"}, 416, False, id="416"),
+            pytest.param("GET", {"if_none_match": HASH_ETAG}, 304, False, id="304"),
+            pytest.param("GET", {"if_none_match": ETAG}, 200, True, id="the tag of its time"),
+            pytest.param("GET", {"if_match": HASH_ETAG}, 200, True, id="If-Match"),
+            pytest.param("GET", {"if_match": ETAG}, 412, False, id="412"),
+            pytest.param("GET", {"if_modified_since": MODIFIED}, 200, True, id="If-Modified-Since"),
+            pytest.param(
+                "GET", {"if_unmodified_since": format_http_date(0)}, 200, True, id="If-Unmodified-Since"
+            ),
+        ],
+    )
+    def test_it_is_told_with_what_is_sent_of_the_file(
+        self, method: str, fields: dict[str, str], status: int, is_told: bool
+    ) -> None:
+        variant = make_variant(digest=DIGEST)
+        answer = plan(make_request(method, **self.WANTED, **fields), variant)
+        silent = plan(make_request(method, **fields), variant)
+
+        assert answer.status == status
+        assert find(answer, "Repr-Digest") == (self.REPR_DIGEST if is_told else None)
+        assert tuple(field for field in answer.fields if field[0] != "Repr-Digest") == silent.fields
+
+    @pytest.mark.parametrize(
+        ("modified_s", "is_told"), [(0, False), (1, False), (315_619_199, False), (315_619_200, True)]
+    )
+    def test_a_date_that_stands_for_none_is_not_told_beside_it(self, modified_s: int, is_told: bool) -> None:
+        for digest in (DIGEST, CHANGING):
+            answer = plan(make_request(), make_variant(mtime_ns=modified_s * 10**9, digest=digest))
+            assert (find(answer, "Last-Modified") is not None) == is_told
+        timed = plan(make_request(), make_variant(mtime_ns=modified_s * 10**9))
+        assert find(timed, "Last-Modified") == format_http_date(modified_s)
+
+    @given(st.integers(0, 2**62), st.integers(0, 2**62), st.sampled_from([None, "gzip"]))
+    def test_times_make_no_difference_to_it(self, one_ns: int, other_ns: int, coding: str | None) -> None:
+        one, other = [
+            find(plan(make_request(), make_variant(mtime_ns=mtime_ns, coding=coding, digest=DIGEST)), "ETag")
+            for mtime_ns in (one_ns, other_ns)
+        ]
+
+        assert one == other
+
+
 class TestConditions:
     """What an answer can be remembered by: the same text, the same answer."""
 
@@ -524,6 +641,13 @@ class TestConditions:
             pytest.param(
                 {"if-unmodified-since": "tomorrow"}, "if-unmodified-since: tomorrow\n", id="no date"
             ),
+            pytest.param({"want-repr-digest": "md5=1, sha-256=5"}, "digest\n", id="a digest"),
+            pytest.param({"want-repr-digest": "md5=1"}, "", id="a digest that there is not"),
+            pytest.param(
+                {"want-repr-digest": "sha-256=1", "if-match": "*"},
+                "if-match: *\ndigest\n",
+                id="a tag and a digest",
+            ),
         ],
     )
     def test_they_are_the_fields_that_decide(self, fields: dict[str, str], conditions: str) -> None:
@@ -543,10 +667,20 @@ class TestConditions:
 
     @given(
         st.dictionaries(
-            st.sampled_from(["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"]),
+            st.sampled_from(
+                [
+                    "if-match",
+                    "if-none-match",
+                    "if-modified-since",
+                    "if-unmodified-since",
+                    "want-repr-digest",
+                ]
+            ),
             st.sampled_from(
                 [
                     ETAG,
+                    HASH_ETAG,
+                    "sha-256=1",
                     f"W/{ETAG}",
                     "*",
                     "x",
@@ -559,16 +693,38 @@ class TestConditions:
         ),
         st.dictionaries(st.sampled_from(["accept", "cookie", "te", "from"]), st.sampled_from(["", "a-b"])),
         st.integers(0, 200 * 366 * 86_400),
+        st.sampled_from([None, DIGEST]),
     )
     def test_the_same_ones_get_the_same_answer_at_any_time(
-        self, fields: dict[str, str], more: dict[str, str], later_s: int
+        self, fields: dict[str, str], more: dict[str, str], later_s: int, digest: Digest | None
     ) -> None:
         request = Request("GET", b"/a.txt", (1, 1), Fields(fields))
+        variant = make_variant(digest=digest)
         conditions = find_conditions(request.fields)
-        answer = plan(request)
+        answer = plan(request, variant)
         if conditions is None or answer.status not in (200, 304):
             return
         other = request._replace(fields=Fields({**more, **fields}))
 
         assert find_conditions(other.fields) == conditions
-        assert plan(other, now_s=NOW_S + later_s) == answer
+        assert plan(other, variant, now_s=NOW_S + later_s) == answer
+
+    @given(
+        st.lists(
+            st.dictionaries(
+                st.sampled_from(["if-none-match", "want-repr-digest"]),
+                st.sampled_from([HASH_ETAG, "sha-256=1", "sha-256=0", "*", "", "sha-256=1, x=2"]),
+            ),
+            min_size=2,
+            max_size=2,
+        ),
+    )
+    def test_others_get_another_answer_only_if_their_conditions_differ(
+        self, pair: list[dict[str, str]]
+    ) -> None:
+        variant = make_variant(digest=DIGEST)
+        requests = [Request("GET", b"/a.txt", (1, 1), Fields(fields)) for fields in pair]
+        one, other = [plan(request, variant) for request in requests]
+
+        if one != other:
+            assert find_conditions(requests[0].fields) != find_conditions(requests[1].fields)

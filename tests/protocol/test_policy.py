@@ -229,6 +229,13 @@ class TestFields:
         policy = Policies(fields=[("X", "1")]).find((), rules=Wishes((), frozenset({"x"})))
         assert (policy.fields, policy.removed) == ((("X", "1"),), frozenset())
 
+    def test_a_page_that_has_a_policy_of_its_own_keeps_it(self) -> None:
+        page = Plan(200, (("Content-Security-Policy", "default-src 'none'"),), Empty())
+        wished = Policy(fields=(("content-security-policy", "default-src *"), ("X", "1")))
+        assert apply_policy(page, wished).fields == (*page.fields, ("X", "1"))
+        removed = Policy(removed=frozenset({"content-security-policy"}))
+        assert apply_policy(page, removed).fields == ()
+
 
 class TestVary:
     def test_what_the_owner_adds_is_merged(self) -> None:

@@ -69,7 +69,10 @@
     }
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     order.value = descending ? "asc" : "desc";
+    // Once for all, not once for each row.
+    body.remove();
     body.append(...sorted(byName, keys[button.value], descending));
+    list.append(body);
     status.textContent = `Sorted by ${button.textContent.toLowerCase()}, ${head.getAttribute("aria-sort")}`;
     const address = new URL(location.href);
     address.searchParams.set("order", descending ? "desc" : "asc");
@@ -171,17 +174,22 @@
     else return;
     event.preventDefault();
   });
+  // A row gets its button when it is pointed at, or has the focus; where nothing points, all have one. Each costs
+  // as much as the rest of its row.
   const icon = document.querySelector("#preview-close svg");
-  for (const row of rows) {
-    if (!linkOf(row).dataset.preview) continue;
+  const addButton = (row) => {
+    if (!row || row.cells[0].children.length > 1 || !linkOf(row).dataset.preview) return;
     const button = document.createElement("button");
     const eye = icon.cloneNode(true);
     button.type = "button";
-    button.tabIndex = -1;
     button.setAttribute("aria-label", `Preview ${nameOf(row)}`);
     eye.firstElementChild.setAttribute("href", "#i-eye");
     button.append(eye);
     row.cells[0].append(button);
+  };
+  if (matchMedia("(hover: none)").matches) rows.forEach(addButton);
+  for (const kind of ["pointerover", "focusin"]) {
+    body.addEventListener(kind, (event) => addButton(event.target.closest("tr")));
   }
   body.addEventListener("click", (event) => {
     const button = event.target.closest("button");
