@@ -261,7 +261,9 @@ class Files:
                     absent = candidate.segments if error.errno == errno.ENOENT else None
                 else:
                     if found is not None:
-                        return self._add_sidecars(found, codings, self._find_one_at_once)
+                        return self._add_sidecars(
+                            found, self._leave_out_missing(found, codings), self._find_one_at_once
+                        )
         return None
 
     async def open_folder(self, segments: tuple[bytes, ...]) -> Folder | None:
@@ -281,6 +283,14 @@ class Files:
             )
         except Busy as busy:
             raise Refused(503) from busy
+
+    def _leave_out_missing(self, found: Found, codings: Sequence[str]) -> Sequence[str]:
+        """Those of `codings` in which a sidecar may be there, as few are."""
+        root = self._root
+        if root is None or not codings:
+            return codings
+        path = join_segments(found.candidate.segments)
+        return [coding for coding in codings if not root.lacks_at_once(path + EXTENSIONS[coding])]
 
     def _find_one_at_once(self, candidate: Candidate) -> Found | None:
         kept = self.cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
