@@ -280,8 +280,11 @@ class Site:
         """
         return Response(self, request, now_s)
 
-    def plan_match(self, request: Request, match: Match, now_s: int) -> Plan:
-        """The answer to a request that `match` is for; it uses the handle that is kept."""
+    def plan_match(self, request: Request, match: Match, now_s: int) -> Plan | None:
+        """The answer to a request that `match` is for, which uses the handle that is kept; None when it is for
+        another form of the file."""
+        if match.coding is not None and match.base is None and _asks_for_part(request):
+            return None
         variant = match.kept.variant._replace(coding=match.coding, digest=match.digest)
         plan = self._plan_file(request, _Form(variant, match.content_type, match.varies), now_s)
         return apply_policy(plan, match.policy)
@@ -505,6 +508,11 @@ class Site:
             # It is sent as long as the file is as it was, so both have to be kept, or none is.
             form = _Form(chosen.variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if form.variant is found.variant and shrinks:
+            if is_acceptable and _asks_for_part(response.request):
+                # Who asks for a part means one of the file: many programs take codings without knowing it. With
+                # If-Range it is a part of the form that has this tag.
+                response.is_settled = False
+                return form
             made = yield from self._make_form(
                 response, form, found, list_wanted(codings), is_needed=not is_acceptable
             )
@@ -625,6 +633,12 @@ def _name_plain(candidate: Candidate) -> tuple[bytes, ...]:
         return candidate.segments
     *folder, name = candidate.segments
     return (*folder, name.removesuffix(EXTENSIONS[candidate.coding]))
+
+
+def _asks_for_part(request: Request) -> bool:
+    """Whether a part is wanted, of whichever form."""
+    values = request.fields.values
+    return "range" in values and "if-range" not in values
 
 
 def _choose(found: Found, codings: Codings) -> Found | None:

@@ -197,6 +197,8 @@ class Shortcuts:
         method, target, version, _ = known.request
         request = Request(method, target, version, asked.fields)
         plan = self._site.plan_match(request, known.match, self._clock.now_s)
+        if plan is None:
+            return None
         ready = self._make_ready(plan, asked)
         if ready is not None and asked.key is not None and plan.status in (200, 304):
             remember(known.answers, asked.key, ready)

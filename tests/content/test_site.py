@@ -274,6 +274,7 @@ class TestDigests:
             fields = dict(plan.fields)
         assert response.match is not None
         again = site.plan_match(request, response.match, NOW_S)
+        assert again is not None
 
         digest = sha256(content).digest()
         assert fields["ETag"] == format_hash_etag(digest)
