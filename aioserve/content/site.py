@@ -509,8 +509,8 @@ class Site:
             form = _Form(chosen.variant, content_type, varies, found.kept and chosen.kept, found.kept)
         if form.variant is found.variant and shrinks:
             if is_acceptable and _asks_for_part(response.request):
-                # Who asks for a part means one of the file: many programs take codings without knowing it. With
-                # If-Range it is a part of the form that has this tag.
+                # Who asks for a part means one of the file: many programs take codings without knowing it.
+                # With If-Range it is a part of the form that has this tag.
                 response.is_settled = False
                 return form
             made = yield from self._make_form(
