@@ -173,8 +173,8 @@ async def ask_both_ways(client: RawClient, head: bytes, method: str) -> AsyncIte
 
 
 async def check_all(client: RawClient, form: Form, of_parts: Form) -> None:
-    """All that can be asked of a form. `of_parts` is the one that is sent when the request has a Range, but no
-    If-Range, or none that can be fulfilled."""
+    """All that can be asked of a form. `of_parts` is the one that is sent to who asks for a Range without an
+    If-Range that can be fulfilled."""
     # Who cannot have a part gets the whole, whatever is asked for.
     wanted_ranges = list(RANGES)[1:] if of_parts.has_parts else ["bytes=2-5", "bytes=99999999-"]
     ranges = [(None, None), *itertools.product(wanted_ranges, IF_RANGES)]
