@@ -306,6 +306,7 @@ class TestHttpx:
         assert b"".join(parts) == SAMPLE
 
     def test_a_range_of_another_version_gives_the_whole_file(self, client: httpx.Client) -> None:
+        client.headers["Accept-Encoding"] = "identity"
         tag = client.head("/files/sample.txt").headers["ETag"]
 
         same = client.get("/files/sample.txt", headers={"Range": "bytes=0-9", "If-Range": tag})
@@ -316,7 +317,7 @@ class TestHttpx:
 
     def test_a_download_that_is_given_up_does_not_disturb_the_next(self, client: httpx.Client) -> None:
         with client.stream("GET", "/files/sample.txt") as response:
-            assert next(response.iter_raw(1000)) == SAMPLE[:1000]
+            assert next(response.iter_bytes(1000)) == SAMPLE[:1000]
 
         assert client.get("/files/sample.txt").content == SAMPLE
 

@@ -281,8 +281,8 @@ class Site:
         return Response(self, request, now_s)
 
     def plan_match(self, request: Request, match: Match, now_s: int) -> Plan | None:
-        """The answer to a request that `match` is for, from the handle that is kept; None when another form of
-        the file is the answer."""
+        """The answer to a request that `match` is for, from the handle that is kept; None when another form
+        of the file is the answer."""
         if match.coding is not None and match.base is None and _asks_for_part(request):
             return None
         variant = match.kept.variant._replace(coding=match.coding, digest=match.digest)

@@ -273,8 +273,13 @@ class TestPresets:
         plan = WHOLE._replace(fields=(*WHOLE.fields, strict))
         answer = apply_policy(plan, Policies(presets=[SECURITY_FIELDS]).find(()))
         assert list_values(answer, "content-security-policy") == ["default-src 'none'"]
-        wished = apply_policy(plan, Policies(fields=[("content-security-policy", "x")]).find(()))
-        assert list_values(wished, "content-security-policy") == ["x"]
+
+    def test_a_page_keeps_the_policy_that_was_made_for_it(self) -> None:
+        strict = ("Content-Security-Policy", "default-src 'none'")
+        policy = Policies(fields=[("content-security-policy", "x")]).find(())
+        listed = apply_policy(WHOLE._replace(fields=(*WHOLE.fields, strict)), policy)
+        assert list_values(listed, "content-security-policy") == ["default-src 'none'"]
+        assert list_values(apply_policy(WHOLE, policy), "content-security-policy") == ["x"]
 
     @pytest.mark.parametrize("plan", ALL)
     def test_they_are_on_every_answer(self, plan: Plan) -> None:

@@ -150,7 +150,10 @@
     const all = previewable();
     before.disabled = all[0] === row;
     after.disabled = all[all.length - 1] === row;
-    if (!dialog.open) dialog.showModal();
+    if (!dialog.open) {
+      dialog.showModal();
+      document.getElementById("preview-close").focus();
+    }
   };
   const step = (by) => {
     const all = previewable();
