@@ -8,6 +8,8 @@ Exit status: 0 when it was told to stop and did; 1 when it cannot serve (a port 
 for something wrong (an option, a root that cannot be read); 128 and the signal's number when a second signal
 ended it at once. `compress`: 0 when all forms are up to date, 1 when something went wrong with a file, 2 when
 it was asked for something wrong, 128 and the signal's number when one ended it.
+
+The module is longer than others because the commands share their options and their ends.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ cut off. Where the bytes lie in the archive is said by `protocol/archive_layout`
 download is answered, by `protocol/download`.
 
 All of it happens in threads of the disk, in steps that take a moment, so that a client that leaves stops it.
+The module is longer than others because the walk and the reading share the folders that are open.
 """
 
 from __future__ import annotations

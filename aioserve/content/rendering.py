@@ -2,6 +2,8 @@
 
 The page is made by Jinja2 with everything escaped, from `templates/listing.html` or from a template of one's
 own, which gets the same data (docs/browsing.md).
+
+The module is longer than others because the tables of kinds of files stand in it.
 """
 
 from __future__ import annotations

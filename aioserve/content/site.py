@@ -1,22 +1,36 @@
 """The story of a request: target → candidates on the disk → the first that exists → its best form → Plan.
 
 It is told once, as a generator that asks for one thing of the disk after the other: on the event loop as long
-as nothing has to be waited for, else in the coroutine of the connection.
+as nothing has to be waited for, else in the coroutine of the connection (`response`). What it can ask for is
+in `steps`, where a request is looked for in `route`.
+
+The module is longer than others because the story stands in one piece.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.cache import Absent, Kept, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
-from aioserve.content.route import NOWHERE, Route, Routes
+from aioserve.content.response import Match, Response
+from aioserve.content.route import Route, Routes
+from aioserve.content.steps import (
+    Exists,
+    Find,
+    FindPage,
+    HashFile,
+    ListFolder,
+    LoadForms,
+    MakeForm,
+    PackFolder,
+    Story,
+)
 from aioserve.protocol.cors import is_preflight, plan_preflight
 from aioserve.protocol.http1 import REGISTERED_METHODS
 from aioserve.protocol.media_types import find_content_type, is_compressible
@@ -40,159 +54,16 @@ from aioserve.protocol.plan import (
 from aioserve.protocol.policy import NO_WISHES, Policies, Policy, Wishes, apply_policy, merge_vary
 from aioserve.protocol.rules import Redirect, Rewrite, Rules, find_host
 from aioserve.protocol.target import Target, format_folder_location, parse_target
-from aioserve.protocol.variant import Digest, Variant
+from aioserve.protocol.variant import Variant
 
 if TYPE_CHECKING:  # loaded where they are wanted
-    from aioserve.content.archive import Archives, Download, FolderArchive, LeavesOut
+    from aioserve.content.archive import Archives
     from aioserve.content.digests import Digests
-    from aioserve.content.listing import Listing, Listings
-
-T = TypeVar("T")
+    from aioserve.content.listing import Listings
 
 # What is compressed or decoded while it is sent takes up to 9 MiB as long as its client takes. When there are
 # so many, others get the file as it is.
 _MAX_CODERS = 16
-
-
-class Step(Protocol):
-    """Something that the story needs to go on."""
-
-    def at_once(self) -> object:
-        """Gives it without waiting. Raises BlockingIOError when that cannot be."""
-
-    async def wait(self) -> object:
-        """Gives it. Raises Refused."""
-
-
-Story = Generator[Step, Any, T]
-
-
-class _Find(NamedTuple):
-    files: Files
-    candidates: Sequence[Candidate]
-    codings: Sequence[str]
-
-    def at_once(self) -> Found | None:
-        return self.files.find_at_once(self.candidates, self.codings)
-
-    async def wait(self) -> Found | None:
-        return await self.files.find(self.candidates, self.codings)
-
-
-class _FindPage(NamedTuple):
-    """The page of an error. It is not waited for: the disk may be what the error is about."""
-
-    files: Files
-    page: Candidate
-
-    def at_once(self) -> Found | None:
-        raise BlockingIOError
-
-    async def wait(self) -> Found | None:
-        try:
-            return self.files.find_at_once([self.page])
-        except BlockingIOError:
-            return None
-
-
-class _Exists(NamedTuple):
-    files: Files
-    candidate: Candidate
-
-    def at_once(self) -> bool:
-        return self._close(self.files.find_at_once([self.candidate]))
-
-    async def wait(self) -> bool:
-        try:
-            return self._close(await self.files.find([self.candidate]))
-        except Refused:
-            return True
-
-    def _close(self, found: Found | None) -> bool:
-        if found is not None:
-            found.close()
-        return found is not None
-
-
-class _Load(NamedTuple):
-    forms: Forms
-
-    def at_once(self) -> tuple[str, ...]:
-        return self.forms.codings
-
-    async def wait(self) -> tuple[str, ...]:
-        await self.forms.load()
-        return self.forms.codings
-
-
-class _Make(NamedTuple):
-    forms: Forms
-    found: Found
-    coding: str
-    is_needed: bool
-
-    def at_once(self) -> Variant | None:
-        raise BlockingIOError
-
-    async def wait(self) -> Variant | None:
-        return await self.forms.make(self.found, self.coding, is_needed=self.is_needed)
-
-
-class _Hash(NamedTuple):
-    digests: Digests
-    found: Found
-
-    def at_once(self) -> Digest:
-        return self.digests.find_at_once(self.found)
-
-    async def wait(self) -> Digest:
-        return await self.digests.find(self.found)
-
-
-class _Pack(NamedTuple):
-    archives: Archives
-    request: Request
-    target: Target
-    now_s: int
-    leaves_out: LeavesOut
-
-    def at_once(self) -> Download | None:
-        raise BlockingIOError
-
-    async def wait(self) -> Download | None:
-        return await self.archives.answer(self.request, self.target, self.now_s, self.leaves_out)
-
-
-class _List(NamedTuple):
-    listings: Listings
-    request: Request
-    target: Target
-    now_s: int
-
-    def at_once(self) -> Listing | None:
-        raise BlockingIOError  # what is in a folder is read in threads
-
-    async def wait(self) -> Listing | None:
-        return await self.listings.answer(self.request, self.target, self.now_s)
-
-
-class Match(NamedTuple):
-    """A file that is kept and alone decides the answer to one request line, for all who want the same forms.
-
-    `kept` is what is sent, in `coding`, with `digest`. `base` is the file whose form that is, when that has
-    a file of its own: both have to be current.
-    """
-
-    kept: Kept
-    base: Kept | None
-    before: Absent | None
-    """What must not be there, as it would be the answer."""
-    files: Files
-    coding: str | None
-    digest: Digest | None
-    content_type: str
-    varies: bool
-    policy: Policy
 
 
 class _Form(NamedTuple):
@@ -383,14 +254,14 @@ class Site:
         is_forced = route.rule is not None and route.rule.is_forced
         if self._archives is not None and self._archives.is_asked(local) and not is_forced:
             leaves_out = partial(self._leaves_out, self.rules, find_host(request))
-            download = yield _Pack(self._archives, request, local, response.now_s, leaves_out)
+            download = yield PackFolder(self._archives, request, local, response.now_s, leaves_out)
             if download is not None:
                 response.archive, response.pieces = download.archive, download.pieces
                 return download.plan  # type: ignore[no-any-return]
             response.is_settled = False
         wanted = list_wanted(codings) if self._has_sidecars else ()
         try:
-            found = yield _Find(self.files, route.candidates, wanted)
+            found = yield Find(self.files, route.candidates, wanted)
         except Refused as refused:
             # A page that cannot be shown changes nothing about what was not found before it.
             is_page = refused.candidate is not None and refused.candidate is route.page
@@ -404,10 +275,17 @@ class Site:
             if local.is_folder and self._listings is not None:
                 return (yield from self._list_folder(response, self._listings, local))
             return plan_redirect(format_folder_location(target))
+        return (yield from self._tell_file(response, target, local, found, codings))
+
+    def _tell_file(
+        self, response: Response, target: Target, local: Target, found: Found, codings: Codings
+    ) -> Story[Plan]:
+        """The same once a file has been found."""
+        request, route = response.request, response.route
         location = route.find_location(found.candidate)
         if location is not None:
             # Behind its clean URL may be a file of that name.
-            is_hidden = yield _Exists(self.files, self._routes.find_plain(_name_plain(found.candidate)))
+            is_hidden = yield Exists(self.files, self._routes.find_plain(_name_plain(found.candidate)))
             if not is_hidden:
                 return plan_redirect(location)
             if local.is_folder:
@@ -462,7 +340,7 @@ class Site:
 
     def _list_folder(self, response: Response, listings: Listings, local: Target) -> Story[Plan]:
         try:
-            listing = yield _List(listings, response.request, local, response.now_s)
+            listing = yield ListFolder(listings, response.request, local, response.now_s)
         except Refused as refused:
             return (yield from self._tell_error(response, refused.status))
         if listing is None:  # it has gone meanwhile
@@ -480,7 +358,7 @@ class Site:
     def _tell_error(self, response: Response, status: int) -> Story[Plan]:
         """The answer when what was asked for cannot be looked up."""
         page = self._routes.find_page(status)
-        found = None if page is None or status == 404 else (yield _FindPage(self.files, page))
+        found = None if page is None or status == 404 else (yield FindPage(self.files, page))
         if found is None or found.variant is None:
             return plan_error(response.request, status)
         response.found = found
@@ -532,7 +410,7 @@ class Site:
         size_bytes = plain.variant.size_bytes
         if not wanted or size_bytes < MIN_BYTES:
             return None
-        here = yield _Load(forms)
+        here = yield LoadForms(forms)
         coding = next((coding for coding in wanted if coding in here), None)
         if coding is None:
             return None
@@ -553,7 +431,7 @@ class Site:
             return None
         kept = forms.find(found, coding)
         if kept is None:
-            variant = yield _Make(forms, found, coding, is_needed)
+            variant = yield MakeForm(forms, found, coding, is_needed)
             if variant is None:
                 response.is_settled = not forms.may_make(found, coding)
                 return None
@@ -571,7 +449,7 @@ class Site:
         source = next(
             one for one in (found, *found.sidecars) if one.variant and one.variant.handle is variant.handle
         )
-        digest = yield _Hash(self._digests, source)
+        digest = yield HashFile(self._digests, source)
         return form._replace(variant=variant._replace(digest=digest))
 
     def _find_form_of_orphan(self, found: Found, codings: Codings) -> _Form | None:
@@ -651,109 +529,3 @@ def _choose(found: Found, codings: Codings) -> Found | None:
         return forms[choose_coding(codings, sizes)]
     except NotAcceptable:
         return None
-
-
-class Response:
-    """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
-
-    Written out, because a generator that is a context manager costs a tenth of what it takes to answer.
-    """
-
-    __slots__ = (
-        "_site",
-        "archive",
-        "depends_on_accept",
-        "found",
-        "is_settled",
-        "listing",
-        "made",
-        "match",
-        "now_s",
-        "pieces",
-        "policy",
-        "request",
-        "route",
-        "rules",
-    )
-
-    def __init__(self, site: Site, request: Request, now_s: int) -> None:
-        self._site = site
-        self.request = request
-        self.now_s = now_s
-        self.rules = site.rules
-        """The rules by which it is told."""
-        self.route = NOWHERE
-        self.found: Found | None = None
-        self.made: Variant | None = None
-        self.pieces: AsyncGenerator[bytes, None] | None = None
-        self.archive: FolderArchive | None = None
-        self.listing: Listing | None = None
-        self.depends_on_accept = False
-        """Whether another Accept could have got another file."""
-        self.is_settled = True
-        """Whether the same request gets the same answer again, as long as the files do not change."""
-        self.match: Match | None = None
-        """What can be remembered of the answer, once the Plan is there."""
-        self.policy: Policy | None = None
-        """That of the file that is the answer, if it is one."""
-
-    async def __aenter__(self) -> Plan:
-        story = self._site.tell(self)
-        try:
-            step = next(story)
-            while True:
-                try:
-                    value = await step.wait()
-                except Refused as refused:
-                    step = story.throw(refused)
-                else:
-                    step = story.send(value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except BaseException:
-            try:
-                if self.listing is not None:
-                    await self.listing.close()
-            finally:
-                self._close()
-            raise
-
-    def __enter__(self) -> Plan:
-        story = self._site.tell(self)
-        try:
-            step = next(story)
-            while True:
-                step = story.send(step.at_once())
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except BaseException:
-            self._close()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self.pieces is not None:
-                await self.pieces.aclose()
-            if self.listing is not None:
-                await self.listing.close()
-        finally:
-            self._close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def is_error(self, found: Found) -> bool:
-        """Whether what was found is the page of an error."""
-        return self.route.is_error(found.candidate)
-
-    def _close(self) -> None:
-        if self.found is not None:
-            self.found.close()
-        if self.made is not None:
-            self.made.handle.close()
-        if self.archive is not None:
-            self.archive.close()

@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aioserve.content.site import Response, Site
+from aioserve.content.response import Response
+from aioserve.content.site import Site
 from aioserve.network.server import Server
 from aioserve.protocol.http1 import REASONS
 from aioserve.protocol.message import BadRequest, Fields, Request

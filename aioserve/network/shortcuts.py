@@ -12,7 +12,8 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from aioserve.content.cache import Absent, Ready, remember
-from aioserve.content.site import Match, Response, Site
+from aioserve.content.response import Match, Response
+from aioserve.content.site import Site
 from aioserve.network.clock import Clock
 from aioserve.protocol.http1 import (
     find_plain_codings,

@@ -2,6 +2,8 @@
 
 What is wrong is left out and told with its place; the rest holds. The two services differ here and there:
 docs/rules.md says which one is followed.
+
+The module is longer than others because both ways to write a rule share what is refused in it.
 """
 
 from __future__ import annotations

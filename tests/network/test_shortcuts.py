@@ -35,7 +35,8 @@ from aioserve.content import files as files_module
 from aioserve.content.cache import Absent
 from aioserve.content.compression import EXTENSIONS, compress, list_codings
 from aioserve.content.files import Files
-from aioserve.content.site import Response, Site
+from aioserve.content.response import Response
+from aioserve.content.site import Site
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
