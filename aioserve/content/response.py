@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aioserve.content.cache import Absent, Kept
 from aioserve.content.files import Files, Found, Refused
 from aioserve.content.route import NOWHERE
+from aioserve.content.steps import Story
 from aioserve.protocol.message import Request
 from aioserve.protocol.plan import Plan
 from aioserve.protocol.policy import Policy
+from aioserve.protocol.rules import Rules
 from aioserve.protocol.variant import Digest, Variant
 
 if TYPE_CHECKING:
     from aioserve.content.archive import FolderArchive
     from aioserve.content.listing import Listing
-    from aioserve.content.site import Site
 
 
 class Match(NamedTuple):
@@ -42,6 +43,17 @@ class Match(NamedTuple):
     policy: Policy
 
 
+class Teller(Protocol):
+    """Who knows the story of a request: a `site.Site`."""
+
+    @property
+    def rules(self) -> Rules | None:
+        """The owner's rules, which may be exchanged at any time."""
+
+    def tell(self, response: Response) -> Story[Plan]:
+        """The story of the request of `response`."""
+
+
 class Response:
     """What `Site.respond` gives: `async with` it for the Plan, or `with` it.
 
@@ -49,7 +61,7 @@ class Response:
     """
 
     __slots__ = (
-        "_site",
+        "_teller",
         "archive",
         "depends_on_accept",
         "found",
@@ -65,11 +77,11 @@ class Response:
         "rules",
     )
 
-    def __init__(self, site: Site, request: Request, now_s: int) -> None:
-        self._site = site
+    def __init__(self, teller: Teller, request: Request, now_s: int) -> None:
+        self._teller = teller
         self.request = request
         self.now_s = now_s
-        self.rules = site.rules
+        self.rules = teller.rules
         """The rules by which it is told."""
         self.route = NOWHERE
         self.found: Found | None = None
@@ -87,7 +99,7 @@ class Response:
         """That of the file that is the answer, if it is one."""
 
     async def __aenter__(self) -> Plan:
-        story = self._site.tell(self)
+        story = self._teller.tell(self)
         try:
             step = next(story)
             while True:
@@ -108,7 +120,7 @@ class Response:
             raise
 
     def __enter__(self) -> Plan:
-        story = self._site.tell(self)
+        story = self._teller.tell(self)
         try:
             step = next(story)
             while True:
