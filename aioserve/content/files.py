@@ -22,15 +22,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from threading import RLock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.cache import Absent, Cache, Kept, Version, share
 from aioserve.content.compression import EXTENSIONS
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
-from aioserve.content.folder import Folder
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
+
+if TYPE_CHECKING:  # loaded where folders are listed
+    from aioserve.content.folder import Folder
 
 _logger = logging.getLogger("aioserve")
 
@@ -531,6 +533,8 @@ class Files:
         return None
 
     def _open_folder_in_thread(self, candidate: Candidate) -> Folder | None:
+        from aioserve.content.folder import Folder
+
         with self.use_root() as root:
             if root is None:
                 return None
