@@ -195,6 +195,9 @@ def check(words: tuple[str, ...], **flags: object) -> None:
     sys.exit(1 if findings.problems else 0)
 
 
+# Those of all commands that are about a site, made once: the command is waited for while it starts.
+_PARAMETERS = tuple(_make_parameter(option) for option in OPTIONS if option.flags)
+
 command.add_command(
     _ServeCommand(
         "serve",
@@ -202,7 +205,7 @@ command.add_command(
         help=serve.__doc__,
         params=[
             click.Argument(["root"], required=False),
-            *(_make_parameter(option) for option in OPTIONS if option.flags),
+            *_PARAMETERS,
         ],
     )
 )
@@ -213,7 +216,7 @@ command.add_command(
         help=check.__doc__,
         params=[
             click.Argument(["words"], required=False, nargs=-1, metavar="[ROOT] [URL]..."),
-            *(_make_parameter(option) for option in OPTIONS if option.flags),
+            *_PARAMETERS,
         ],
     )
 )
