@@ -244,6 +244,7 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     newer than their file are left alone, and forms that would not be 5 % smaller are not written.
     """
     from aioserve.content import compression, precompress
+    from aioserve.content.files import EXTENSIONS
 
     is_wanted = precompress.make_filter(_split_types(types))
     threads = _count_jobs(jobs)
@@ -257,7 +258,7 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     codings = compression.list_codings()
-    for coding in compression.EXTENSIONS:
+    for coding in EXTENSIONS:
         if coding not in codings:
             console.complain(0, f"no {coding} is written: its package is not installed")
     try:

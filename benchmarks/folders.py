@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from aioserve.content.compression import EXTENSIONS, compress
+from aioserve.content.compression import compress
+from aioserve.content.files import EXTENSIONS
 
 # Files of one folder; more get one beside it.
 PER_FOLDER = 100

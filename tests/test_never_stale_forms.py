@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from aioserve import Server
 from aioserve.content import files as files_module
 from aioserve.content import forms as forms_module
-from aioserve.content.compression import EXTENSIONS, compress, list_codings
+from aioserve.content.compression import compress, list_codings
+from aioserve.content.files import EXTENSIONS
 from aioserve.network import shortcuts as shortcuts_module
 from tests.content.conftest import needs_at_once
 from tests.content.test_compression import decode

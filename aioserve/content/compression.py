@@ -18,11 +18,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, ClassVar, Final, Protocol
 
-# What follows the name of a file in that of its compressed form; the order is that of `negotiation`.
-EXTENSIONS: Final = MappingProxyType({"br": b".br", "zstd": b".zst", "gzip": b".gz"})
+from aioserve.content.files import EXTENSIONS
 
 _MODULES: Final = {
     "br": "brotli",

@@ -25,7 +25,6 @@ from threading import RLock
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.cache import Absent, Cache, Kept, Version, share
-from aioserve.content.compression import EXTENSIONS
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
@@ -135,6 +134,9 @@ def find_status(error: OSError) -> int | None:
     """What an error of the system means to a client; None when nothing of that name can be served."""
     return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
 
+
+# What follows the name of a file in that of its compressed form; the order is that of `negotiation`.
+EXTENSIONS = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}
 
 # What is compressed itself has no compressed forms beside it.
 CODED_NAMES = tuple(EXTENSIONS.values())

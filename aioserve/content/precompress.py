@@ -22,7 +22,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import BinaryIO, NamedTuple
 
-from aioserve.content.compression import EXTENSIONS, Compressor, Effort
+from aioserve.content.compression import Compressor, Effort
+from aioserve.content.files import EXTENSIONS
 from aioserve.protocol.media_types import find_content_type, is_compressible
 
 _TO_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import CODED_NAMES, Candidate, Kind, make_sidecar
+from aioserve.content.files import CODED_NAMES, EXTENSIONS, Candidate, Kind, make_sidecar
 from aioserve.protocol.message import Request
 from aioserve.protocol.negotiation import wants_page
 from aioserve.protocol.rules import Redirect, Rewrite

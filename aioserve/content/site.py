@@ -15,8 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioserve.content.cache import Absent, Kept, share
-from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import CODED_NAMES, Candidate, Files, Found, Refused
+from aioserve.content.files import CODED_NAMES, EXTENSIONS, Candidate, Files, Found, Refused
 from aioserve.content.forms import MAX_BYTES, MIN_BYTES, Forms, decompress
 from aioserve.content.response import Match, Response
 from aioserve.content.route import Route, Routes

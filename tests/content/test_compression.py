@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from aioserve.content import compression
 from aioserve.content.compression import (
-    EXTENSIONS,
     MAX_PIECE_BYTES,
     Compressor,
     Decompressor,
@@ -28,6 +27,7 @@ from aioserve.content.compression import (
     compress,
     list_codings,
 )
+from aioserve.content.files import EXTENSIONS
 from aioserve.protocol.negotiation import Codings
 from tests.process import make_environment
 

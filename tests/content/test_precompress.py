@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from aioserve.content.compression import EXTENSIONS, Decompressor, list_codings
+from aioserve.content.compression import Decompressor, list_codings
+from aioserve.content.files import EXTENSIONS
 from aioserve.content.precompress import (
     Form,
     Job,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioserve.content.compression import EXTENSIONS
-from aioserve.content.files import Candidate, Kind
+from aioserve.content.files import EXTENSIONS, Candidate, Kind
 from aioserve.content.route import Route, Routes
 from aioserve.protocol.message import Fields, Request
 from aioserve.protocol.rules import Redirect, Rewrite

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import pytest
 
 from aioserve.content import forms as forms_module
-from aioserve.content.compression import EXTENSIONS, compress, list_codings
+from aioserve.content.compression import compress, list_codings
+from aioserve.content.files import EXTENSIONS
 from aioserve.content.forms import MAX_BYTES
 from aioserve.network.shortcuts import Shortcuts
 from aioserve.protocol.conditional import format_http_date

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aioserve.content import forms as forms_module
-from aioserve.content.compression import EXTENSIONS, compress, list_codings
+from aioserve.content.compression import compress, list_codings
+from aioserve.content.files import EXTENSIONS
 from aioserve.content.forms import MAX_BYTES
 from tests.content.test_compression import decode, each_coding
 from tests.network.breaking import read_what_comes, take_away

@@ -33,8 +33,8 @@ import pytest
 from aioserve import Server
 from aioserve.content import files as files_module
 from aioserve.content.cache import Absent
-from aioserve.content.compression import EXTENSIONS, compress, list_codings
-from aioserve.content.files import Files
+from aioserve.content.compression import compress, list_codings
+from aioserve.content.files import EXTENSIONS, Files
 from aioserve.content.response import Response
 from aioserve.content.site import Site
 from aioserve.network import shortcuts as shortcuts_module
