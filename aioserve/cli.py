@@ -30,7 +30,7 @@ from aioserve.config import GROUPS, OPTIONS, ConfigError, Option, Settings, load
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aioserve.network.access_log import AccessLog
 
@@ -73,6 +73,21 @@ def command() -> None:
 
 
 class _ServeCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives a value to each flag that may be without one and is: what follows is none that it could have.
+
+        `--cors public` allows all origins and serves the folder.
+        """
+        bare = {flag: option for option in OPTIONS if option.kind.bare for flag in option.flags}
+        words: list[str] = []
+        for index, word in enumerate(args):
+            words.append(word)
+            if word == "--":
+                return super().parse_args(ctx, words + args[index + 1 :])
+            if word in bare and not _is_value(bare[word], args[index + 1 : index + 2]):
+                words.append(bare[word].kind.bare)
+        return super().parse_args(ctx, words)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options in the groups of the table."""
         groups = {option.name: option.group for option in OPTIONS}
@@ -86,6 +101,14 @@ class _ServeCommand(click.Command):
             ]
             with formatter.section(group):
                 formatter.write_dl(rows)
+
+
+def _is_value(option: Option, words: list[str]) -> bool:
+    """Whether there is a word, and it can be the value of `option`."""
+    try:
+        return bool(words) and not words[0].startswith("-") and bool(option.kind.read(words[0]))
+    except ValueError:
+        return False
 
 
 def _make_parameter(option: Option) -> click.Option:
@@ -103,19 +126,15 @@ def _make_parameter(option: Option) -> click.Option:
     )
 
 
-def serve(root: str | None, **flags: object) -> None:
-    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
-
-    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
-    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
-    """
+def _read_words(root: str | None, flags: Mapping[str, object]) -> tuple[str, Settings]:
+    """What is to be served and how; ends the process when that is something wrong."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             # A name that the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
-        settings = load_config({name: _join(value) for name, value in given.items()}, os.environ, "")
+        settings = load_config({name: _join(name, value) for name, value in given.items()}, os.environ, "")
     except ConfigError as error:
         console.fail(2, str(error))
     if root is not None and "directory" in given:
@@ -123,6 +142,16 @@ def serve(root: str | None, **flags: object) -> None:
     root = settings.console.directory or "." if root is None else root
     if problem := _find_root_problem(root):
         console.fail(2, problem)
+    return root, settings
+
+
+def serve(root: str | None, **flags: object) -> None:
+    """Serve the folder ROOT, or the one file, over HTTP until Ctrl-C. ROOT is the current folder by default.
+
+    Every option can also be given in the environment, as AIOSERVE_ and its name (AIOSERVE_PORT=8000), and
+    in aioserve.toml, or under [tool.aioserve] in pyproject.toml, in the current folder (port = 8000).
+    """
+    root, settings = _read_words(root, flags)
     try:
         status = _run(root, settings)
     except KeyboardInterrupt:  # before the loop took the signals
@@ -130,14 +159,63 @@ def serve(root: str | None, **flags: object) -> None:
     sys.exit(status)
 
 
+def check(words: tuple[str, ...], **flags: object) -> None:
+    """Check the configuration and the rules of ROOT, and explain how each URL would be answered.
+
+    A URL is a path, such as /old/page, or has http:// before its host, and stands behind ROOT, which is the
+    current folder by default. The options are those of serve.
+
+    Ends with 1 when something is wrong in _redirects or _headers, and with 2 when it is in the configuration.
+    """
+    has_root = bool(words) and flags.get("directory") is None and "://" not in words[0]
+    root, settings = _read_words(words[0] if has_root else None, flags)
+    urls = words[1:] if has_root else words
+    console.set_up_logging(verbose=settings.console.verbose, quiet=True)
+    import asyncio
+
+    from aioserve.network.explanation import find
+    from aioserve.network.server import Server
+
+    server = Server.from_config(root, settings.config)
+    try:
+        findings = asyncio.run(find(server, root, urls))
+    except ValueError as error:
+        console.fail(2, f"{error} is no URL, expected a path that begins with /, or http:// and a host")
+    except OSError as error:
+        console.fail(2, f"cannot serve {console.make_printable(root)}: {error.strerror}")
+    console.tell(findings)
+    sys.exit(1 if findings.problems else 0)
+
+
 command.add_command(
     _ServeCommand(
         "serve",
         callback=serve,
         help=serve.__doc__,
-        params=[click.Argument(["root"], required=False), *map(_make_parameter, OPTIONS)],
+        params=[
+            click.Argument(["root"], required=False),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
     )
 )
+command.add_command(
+    _ServeCommand(
+        "check",
+        callback=check,
+        help=check.__doc__,
+        params=[
+            click.Argument(["words"], required=False, nargs=-1, metavar="[ROOT] [URL]..."),
+            *(_make_parameter(option) for option in OPTIONS if option.flags),
+        ],
+    )
+)
+
+
+def _join(name: str, value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    (separator,) = (option.kind.separator for option in OPTIONS if option.name == name)
+    return separator.join(value)
 
 
 @command.command()
@@ -200,10 +278,6 @@ def _count_jobs(jobs: str | None) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,2}", jobs, re.ASCII) or int(jobs) > _MAX_JOBS:
         console.fail(2, f"--jobs: got {jobs!r}, expected a whole number from 1 to {_MAX_JOBS}")
     return int(jobs)
-
-
-def _join(value: object) -> object:
-    return ",".join(value) if isinstance(value, tuple) else value
 
 
 def _find_root_problem(root: str) -> str | None:
@@ -306,6 +380,8 @@ def _run_alone(root: str, settings: Settings, make_loop: _MakeLoop) -> int:
 
     async def listen_and_serve() -> int:
         sockets = await _listen(settings)
+        if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+            return console.complain(2, problem)
 
         def announce() -> None:
             console.announce(root, sockets, settings)
@@ -326,6 +402,8 @@ def _run_workers(root: str, settings: Settings, count: int, make_loop: _MakeLoop
 
     with asyncio.Runner() as runner:
         sockets = runner.run(_listen(settings))
+    if settings.console.qr and (problem := console.find_qr_problem(sockets)):
+        return console.complain(2, problem)
 
     def work(place: Place) -> int:
         def announce() -> None:

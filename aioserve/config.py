@@ -14,7 +14,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from aioserve.protocol.rules import HeaderRule, RedirectRule
 
 T = TypeVar("T")
 
@@ -27,6 +31,16 @@ class ConfigError(ValueError):
     """A wrong option or value; the text says where it stands, what it is, and what was expected."""
 
 
+class _WrongPart(ValueError):
+    """A part of a value is wrong: `path` leads there from the value, as "[0].from" does."""
+
+    def __init__(self, path: str, value: object, expected: str) -> None:
+        super().__init__(path, value, expected)
+        self.path = path
+        self.value = value
+        self.expected = expected
+
+
 # ---- kinds: what a value may be --------------------------------------------------------------------------
 
 
@@ -35,7 +49,9 @@ class Kind(NamedTuple):
 
     `read` turns a typed value or a text into the value of the option and raises ValueError for anything
     else; what it returns, it returns unchanged when it is given again. `show` is the way back: `read`
-    understands what it gives. `expected` completes the sentence "expected ...".
+    understands what it gives. `expected` completes the sentence "expected ...". `separator` stands between
+    several values in one text. `bare` is meant by a flag without a value, if it may be without. A kind that
+    `is_table` can be written in a file and in a program, but not as text.
     """
 
     metavar: str
@@ -45,6 +61,9 @@ class Kind(NamedTuple):
     repeatable: bool = False
     switch: bool = False
     choices: tuple[str, ...] = ()
+    separator: str = ","
+    bare: str = ""
+    is_table: bool = False
 
 
 # Fifteen digits hold every number that has a meaning here, and cost nothing to convert. These patterns are
@@ -152,10 +171,10 @@ def _read_switch(value: object) -> bool:
     raise ValueError
 
 
-def _read_items(value: object) -> tuple[str, ...]:
+def _read_items(value: object, separator: str = ",") -> tuple[str, ...]:
     """A text is a list with commas; the items of a sequence are taken as they are."""
     if isinstance(value, str):
-        return tuple(item for part in value.split(",") if (item := part.strip()))
+        return tuple(item for part in value.split(separator) if (item := part.strip()))
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         items = tuple(item for item in value if isinstance(item, str))
         if len(items) == len(value):
@@ -194,14 +213,194 @@ def _read_path(value: object) -> str | None:
     raise ValueError
 
 
+def _read_page_option(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        segments = value.removeprefix("/").split("/")
+        if not any(segment in ("", ".", "..") or "\0" in segment for segment in segments):
+            return "/".join(segments)
+    raise ValueError
+
+
 def _show_switch(value: object) -> str:
     return "on" if value else "off"
+
+
+# What the following mean is known to the protocol, which is not loaded before there is one.
+
+
+def _read_header(value: object) -> tuple[str, ...]:
+    lines = _read_items(value, "\n")
+    if lines:
+        from aioserve.protocol.policy import parse_field
+
+        _check_each(lines, parse_field)
+    return lines
+
+
+def _read_cache_control(value: object) -> tuple[str, ...]:
+    lines = _read_items(value, "\n")
+    if lines:
+        from aioserve.protocol.policy import parse_cache_control
+
+        _check_each(lines, parse_cache_control)
+    return lines
+
+
+def _check_each(lines: Iterable[str], parse: Callable[[str], object]) -> None:
+    for line in lines:
+        try:
+            parse(line)
+        except ValueError as error:
+            raise _WrongPart("", line, str(error)) from None
+
+
+def _show_lines(value: object) -> str:
+    return "\n".join(_read_items(value, "\n"))
+
+
+def _read_origins(value: object) -> tuple[str, ...]:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _ON_OFF):
+        return ("*",) if _read_switch(value) else ()
+    origins = _read_items(value)
+    if origins:
+        from aioserve.protocol.cors import parse_origin
+
+        origins = tuple(dict.fromkeys(map(parse_origin, origins)))
+    return origins
+
+
+_HEADER = Kind(
+    "'NAME: VALUE'",
+    "fields such as 'X-Robots-Tag: noindex'",
+    _read_header,
+    _show_lines,
+    repeatable=True,
+    separator="\n",
+)
+_CACHE_CONTROL = Kind(
+    "'GLOB: VALUE'",
+    "globs and what is sent, such as '/fonts/**: public, max-age=604800'",
+    _read_cache_control,
+    _show_lines,
+    repeatable=True,
+    separator="\n",
+)
+_ORIGINS = Kind(
+    "[ORIGIN]",
+    "*, null, or origins such as https://app.example",
+    _read_origins,
+    _show_items,
+    repeatable=True,
+    bare="*",
+)
+
+
+def _read_tables(value: object, rule: type[T], read: Callable[[object, int], T]) -> tuple[T, ...]:
+    """Rules, each read from a table unless it is one already. Text is none, but for none at all."""
+    if value == "":
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, rule)):
+        raise ValueError
+    return tuple(item if isinstance(item, rule) else read(item, index) for index, item in enumerate(value))
+
+
+def _read_redirects(value: object, *, key: str, is_rewrite: bool) -> object:
+    from aioserve.protocol.rule_syntax import WrongTable, read_redirect
+    from aioserve.protocol.rules import RedirectRule
+
+    def read(table: object, index: int) -> RedirectRule:
+        try:
+            return read_redirect(table, f"{key}[{index}]", is_rewrite=is_rewrite)
+        except WrongTable as error:
+            raise _WrongPart(_format_part(index, error.key), error.value, error.expected) from None
+
+    return _read_tables(value, RedirectRule, read)
+
+
+def _read_headers(value: object) -> object:
+    from aioserve.protocol.rule_syntax import WrongTable, read_headers
+    from aioserve.protocol.rules import HeaderRule
+
+    def read(table: object, index: int) -> HeaderRule:
+        try:
+            return read_headers(table, f"headers[{index}]")
+        except WrongTable as error:
+            raise _WrongPart(_format_part(index, error.key), error.value, error.expected) from None
+
+    return _read_tables(value, HeaderRule, read)
+
+
+def _format_part(index: int, key: str) -> str:
+    return f"[{index}].{key}" if key else f"[{index}]"
+
+
+_ERROR_STATUSES = range(400, 600)
+
+
+def _read_errors(value: object) -> object:
+    """Statuses and the files that are sent with them, sorted by status."""
+    if value == "":
+        return ()
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
+        raise ValueError
+    pages: dict[int, str] = {}
+    for item in value:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise ValueError
+        status, path = item
+        number = int(status) if isinstance(status, str) and re.fullmatch("[0-9]{3}", status) else status
+        if not isinstance(number, int) or number not in _ERROR_STATUSES or number in pages:
+            raise _WrongPart("", status, "a status from 400 to 599, once, such as 404")
+        pages[number] = _read_page(f".{number}", path)
+    return tuple(sorted(pages.items()))
+
+
+def _read_page(part: str, value: object) -> str:
+    try:
+        page = _read_page_option(value)
+    except ValueError:
+        page = None
+    if page is not None:
+        return page
+    raise _WrongPart(part, value, "the path of a file in the root, such as 404.html")
+
+
+def _show_table(value: object) -> str:
+    # Only the default is shown: none at all.
+    return ""
 
 
 _SWITCH = Kind("", "on or off (or true, false, yes, no, 1, 0)", _read_switch, _show_switch, switch=True)
 _HOSTS = Kind("ADDRESS", "addresses or host names, without a port", _read_hosts, _show_items, repeatable=True)
 _NAMES = Kind("NAME", "file names, without a folder", _read_names, _show_items, repeatable=True)
+_PAGE = Kind(
+    "[FILE]",
+    "the path of a file in the root, such as index.html",
+    _read_page_option,
+    lambda value: str(value or ""),
+    bare="index.html",
+)
 _PATH = Kind("PATH", "a path", _read_path, lambda value: str(value or ""))
+_REDIRECTS = Kind(
+    "TABLES",
+    "tables with from, to, and perhaps status, force, query",
+    partial(_read_redirects, key="redirects", is_rewrite=False),
+    _show_table,
+    is_table=True,
+)
+_REWRITES = Kind(
+    "TABLES",
+    "tables with from, to, and perhaps force, query",
+    partial(_read_redirects, key="rewrites", is_rewrite=True),
+    _show_table,
+    is_table=True,
+)
+_HEADERS = Kind("TABLES", "tables with for, values", _read_headers, _show_table, is_table=True)
+_ERRORS = Kind("TABLE", "a table of statuses and files", _read_errors, _show_table, is_table=True)
 
 # ---- the table -------------------------------------------------------------------------------------------
 
@@ -219,7 +418,8 @@ class Option(NamedTuple):
     """One option as each of the places where it can be given sees it.
 
     `name` is the attribute of `Config` (`head_timeout_s`); `word` is the name without its unit, from which
-    the other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file.
+    the other names come: `--head-timeout`, `AIOSERVE_HEAD_TIMEOUT`, and `head-timeout` in a file. A table has
+    neither flag nor variable.
     """
 
     default: object
@@ -235,11 +435,12 @@ class Option(NamedTuple):
     @property
     def word(self) -> str:
         # --bind comes first in --help; the host is what it names.
-        return self.flags[-1][2:].replace("-", "_")
+        return self.flags[-1][2:].replace("-", "_") if self.flags else self.name
 
     @property
-    def environment(self) -> str:
-        return ENVIRONMENT_PREFIX + self.word.upper()
+    def environment(self) -> str | None:
+        """The name of the variable; None for a table, which no text can hold."""
+        return None if self.kind.is_table else ENVIRONMENT_PREFIX + self.word.upper()
 
     @property
     def key(self) -> str | None:
@@ -250,6 +451,8 @@ class Option(NamedTuple):
         """The option's value for a typed value or a text; raises ConfigError, which says where it stood."""
         try:
             return self.kind.read(value)
+        except _WrongPart as error:
+            _refuse(where + error.path, error.value, error.expected)
         except ValueError:
             _refuse(where, value, self.kind.expected)
 
@@ -347,6 +550,22 @@ class Config(_Table, embeddable=True):
         "File that stands for its folder; may be repeated, the first that exists is taken.",
         "http.server has index.html and index.htm",
     )
+    spa: str | None = _option(
+        None,
+        _PAGE,
+        "-s --single --spa",
+        _CONTENT,
+        "Send this file where a browser asks for a page that does not exist; without a value index.html.",
+        "serve: --single; sirv: --single [FILE]; miniserve: --spa",
+    )
+    clean_urls: bool = _option(
+        False,
+        _SWITCH,
+        "--pretty-urls --clean-urls",
+        _CONTENT,
+        "Send about.html for /about, and redirect /about.html and /about/ to there.",
+        "serve: cleanUrls; miniserve: --pretty-urls",
+    )
     hidden: bool = _option(
         False,
         _SWITCH,
@@ -362,6 +581,116 @@ class Config(_Table, embeddable=True):
         _CONTENT,
         "Which symbolic links are followed: none, those whose target is inside the root, or all.",
         "Starlette, aiohttp and dufs follow inside; nginx, Caddy and http.server follow all",
+    )
+    cache_control: tuple[str, ...] = _option(
+        (),
+        _CACHE_CONTROL,
+        "--cache-control",
+        _CONTENT,
+        "Cache-Control of the files that the glob names; may be repeated, the last that names a file counts. "
+        "Else no-cache, and immutable for names with a content hash.",
+        "http-server -c sends max-age=3600 with everything; Caddy, nginx and http.server send nothing",
+    )
+    header: tuple[str, ...] = _option(
+        (),
+        _HEADER,
+        "--header",
+        _CONTENT,
+        "Send this field with every answer; may be repeated.",
+        "miniserve and darkhttpd have --header, http.server since 3.15",
+    )
+    cors: tuple[str, ...] = _option(
+        (),
+        _ORIGINS,
+        "--cors",
+        _CONTENT,
+        "Let pages of these origins read what is here; may be repeated, without a value it is all.",
+        "serve, sirv, http-server and live-server have --cors, for all",
+    )
+    coi: bool = _option(
+        False,
+        _SWITCH,
+        "--coi",
+        _CONTENT,
+        "Isolate pages from other origins (COOP and COEP), so that SharedArrayBuffer and threads work.",
+    )
+    security_headers: bool = _option(
+        False,
+        _SWITCH,
+        "--security-headers",
+        _CONTENT,
+        "Send header fields that protect visitors and leave static sites working.",
+    )
+    data: bool = _option(
+        False,
+        _SWITCH,
+        "--data",
+        _CONTENT,
+        "Serve data to programs: --cors for all unless given, and 206 also for HEAD with Range.",
+    )
+    rules: bool = _option(
+        True,
+        _SWITCH,
+        "--rules",
+        _CONTENT,
+        "Obey the files _redirects and _headers of the root, and do not serve them.",
+        "Netlify and Cloudflare Pages",
+    )
+    redirects: tuple[RedirectRule, ...] = _option(
+        (),
+        _REDIRECTS,
+        "",
+        _CONTENT,
+        "What a path leads to instead, after those of _redirects; the first that matches counts.",
+        "Netlify: [[redirects]] in netlify.toml",
+    )
+    rewrites: tuple[RedirectRule, ...] = _option(
+        (),
+        _REWRITES,
+        "",
+        _CONTENT,
+        "What is sent for a path instead, after the redirects.",
+        "Netlify: [[redirects]] with status 200; vercel serve: rewrites",
+    )
+    headers: tuple[HeaderRule, ...] = _option(
+        (),
+        _HEADERS,
+        "",
+        _CONTENT,
+        "Header fields for some paths, after those of _headers; all that match count.",
+        "Netlify: [[headers]] in netlify.toml",
+    )
+    errors: tuple[tuple[int, str], ...] = _option(
+        (),
+        _ERRORS,
+        "",
+        _CONTENT,
+        "Files of the root that are sent with an error, by its status.",
+        "nginx: error_page",
+    )
+    archive: bool = _option(
+        False,
+        _SWITCH,
+        "--archive",
+        _CONTENT,
+        "Give a folder as one download: /folder/?archive=zip, tar, tar.gz or tar.zst.",
+        "off in miniserve (--enable-tar, --enable-zip) and dufs (--allow-archive)",
+    )
+    precompressed: bool = _option(
+        True,
+        _SWITCH,
+        "--precompressed",
+        _CONTENT,
+        "Send name.br, name.zst or name.gz in place of name to clients that take it, unless it is older.",
+        "nginx: gzip_static; Caddy: precompressed; static-web-server: compression-static",
+    )
+    compress: str = _option(
+        "auto",
+        _choice("auto", "off"),
+        "--compress",
+        _CONTENT,
+        "Compress text and the like of 1 KiB and more for clients that take it; up to 8 MiB once, and kept.",
+        "on in serve and static-web-server; off in nginx and Caddy",
     )
     server_header: bool = _option(
         True,
@@ -552,6 +881,14 @@ class Console(_Table, embeddable=False):
         False, _SWITCH, "-v --verbose", _OUTPUT, "Write more about what happens to standard error."
     )
     open: bool = _option(False, _SWITCH, "-o --open", _OUTPUT, "Open the browser once the server listens.")
+    qr: bool = _option(
+        False,
+        _SWITCH,
+        "--qr",
+        _OUTPUT,
+        "Show the address in the local network as a QR code, for a phone. It needs the package segno.",
+        "miniserve: -q; servery: --qr",
+    )
     workers: int | str = _option(
         1,
         _count_or_auto(256),
@@ -580,7 +917,7 @@ class Console(_Table, embeddable=False):
 
 OPTIONS = (*Config.options.values(), *Console.options.values())
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, option.word)}
-_BY_ENVIRONMENT = {option.environment: option for option in OPTIONS}
+_BY_ENVIRONMENT = {option.environment: option for option in OPTIONS if option.environment}
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
@@ -657,7 +994,9 @@ def _find_in_environment(environ: Mapping[str, str]) -> Iterator[tuple[Option, s
             continue
         option = _BY_ENVIRONMENT.get(name)
         if option is None:
-            _refuse_unknown(name, word, {option.word.upper(): option.environment for option in OPTIONS})
+            _refuse_unknown(
+                name, word, {option.word.upper(): name for name, option in _BY_ENVIRONMENT.items()}
+            )
         yield option, name, value
 
 

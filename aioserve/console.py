@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from aioserve.network.explanation import Findings
+
+
+# Loopback, and link-local addresses, which mean something on one machine alone.
+_LOCAL = ("127.", "::1", "fe80:")
+
+# Two modules of a QR code in one character: none is dark, the upper, the lower, both.
+_HALF_BLOCKS = " \N{UPPER HALF BLOCK}\N{LOWER HALF BLOCK}\N{FULL BLOCK}"
+
+# ISO/IEC 18004: so many light modules around the code.
+_QUIET_MODULES = 4
+
 
 def announce(root: str, sockets: list[socket.socket], settings: Settings) -> None:
     """Says where the server is; it listens already."""
@@ -33,6 +45,8 @@ def announce(root: str, sockets: list[socket.socket], settings: Settings) -> Non
             say(f"aioserve {__version__} serves {shown}\n{places}\n\nPress Ctrl-C to stop.\n")
         else:
             say(f"Serving {shown} at {' '.join(urls)}")
+        if settings.console.qr and (url := find_lan_url(sockets)):
+            say(f"\n{draw_qr_code(url, sys.stdout)}\n  {url}\n")
 
 
 def say_stopping(settings: Settings) -> None:
@@ -42,10 +56,15 @@ def say_stopping(settings: Settings) -> None:
 
 def _list_urls(sockets: list[socket.socket]) -> list[str]:
     """The URLs that lead to these sockets; for "all addresses" those of the machine's interfaces."""
-    from aioserve.network.listener import find_address
     from aioserve.network.sockets import format_url
 
-    urls = []
+    return [format_url(host, port) for host, port in _list_addresses(sockets)]
+
+
+def _list_addresses(sockets: list[socket.socket]) -> list[tuple[str, int]]:
+    from aioserve.network.listener import find_address
+
+    addresses = []
     for host, port in map(find_address, sockets):
         hosts: tuple[str, ...] = (host,)
         if host in ("0.0.0.0", "::"):
@@ -54,8 +73,63 @@ def _list_urls(sockets: list[socket.socket]) -> list[str]:
             from aioserve.network.machine import find_addresses
 
             hosts = find_addresses(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        urls += [format_url(host, port) for host in hosts]
-    return urls
+        addresses += [(host, port) for host in hosts]
+    return addresses
+
+
+def find_lan_url(sockets: list[socket.socket]) -> str | None:
+    """The URL that leads here from another machine of the network; None when there is none."""
+    import socket
+
+    from aioserve.network.machine import find_outward_address
+    from aioserve.network.sockets import format_url
+
+    reachable = [(host, port) for host, port in _list_addresses(sockets) if not host.startswith(_LOCAL)]
+    outward = [find_outward_address(family) for family in (socket.AF_INET, socket.AF_INET6)]
+    # Those that others see come first, and of these IPv4, which each phone has.
+    reachable.sort(key=lambda place: outward.index(place[0]) if place[0] in outward else len(outward))
+    return format_url(*reachable[0]) if reachable else None
+
+
+def find_qr_problem(sockets: list[socket.socket]) -> str | None:
+    """Why no QR code can be shown; None when it can."""
+    from importlib.util import find_spec
+
+    if find_spec("segno") is None:
+        return "--qr: segno is not installed, expected it from: pip install 'aioserve[qr]'"
+    if find_lan_url(sockets) is None:
+        return (
+            "--qr: only this machine can reach the server, expected an address of the network: --bind 0.0.0.0"
+        )
+    return None
+
+
+def draw_qr_code(text: str, output: TextIO) -> str:
+    """A QR code as lines of text: half blocks where `output` can hold them, else ASCII.
+
+    On a terminal, colours make it dark on light, whatever its own are.
+    """
+    import segno
+
+    code = segno.make(text, error="l", micro=False)
+    rows = [[bool(module) for module in row] for row in code.matrix_iter(border=_QUIET_MODULES)]
+    try:
+        _HALF_BLOCKS.encode(output.encoding)
+    except UnicodeEncodeError:
+        dark, light = ("\x1b[40m  ", "\x1b[107m  ") if output.isatty() else ("##", "  ")
+        lines = ["".join(dark if module else light for module in row) for row in rows]
+        begin = ""
+    else:
+        if len(rows) % 2:
+            rows.append([False] * len(rows[0]))
+        lines = [
+            "".join(_HALF_BLOCKS[upper + 2 * lower] for upper, lower in zip(*pair, strict=True))
+            for pair in zip(rows[::2], rows[1::2], strict=True)
+        ]
+        begin = "\x1b[30;107m"
+    if output.isatty():
+        lines = [f"{begin}{line}\x1b[0m" for line in lines]
+    return "\n".join(lines)
 
 
 def start_browser(sockets: list[socket.socket]) -> None:
@@ -106,6 +180,16 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError):
         click.echo(text)
     flush(sys.stdout, 1)
+
+
+def tell(findings: Findings) -> None:
+    """Says what was found of a site: what is wrong, then the answers, then how much there is."""
+    lines = [
+        line
+        for text in (*findings.problems, *findings.answers, findings.summary)
+        for line in text.split("\n")
+    ]
+    say("\n".join(map(make_printable, lines)))
 
 
 @contextlib.contextmanager

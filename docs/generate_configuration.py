@@ -40,6 +40,9 @@ How values are written:
   on, and the flag with "no-" behind its dashes switches off, whatever environment and file say.
 - **Several values**: repeat the flag, or separate them by commas: `AIOSERVE_INDEX=index.html,index.htm`. A
   file can have an array, in which a value may hold a comma.
+- **Tables**: `[[redirects]]`, `[[rewrites]]`, `[[headers]]` and `[errors]` have several parts, and neither
+  flag nor variable, which are text. A program gives dictionaries, as in
+  `Server("public", redirects=[{"from": "/old", "to": "/new"}])`. See [rules.md](rules.md).
 
 In a file, `-` and `_` are the same in a key, and a path starts at the folder of the file. A variable that is
 empty counts as absent. A wrong key, a wrong value, or a variable that begins with `AIOSERVE_` and is none of
@@ -64,14 +67,15 @@ def _render_option(option: Option) -> str:
     rows = [
         ("Default", f"`{default}`" if default else "none"),
         ("Expects", option.kind.expected),
-        ("Environment", f"`{option.environment}`"),
+        ("Environment", f"`{option.environment}`" if option.environment else "no"),
         ("In a file", f"`{option.key}`" if option.key else "no"),
         ("In a program", f"`{option.name}`" if option.embeddable else "no"),
     ]
     if option.precedents:
         rows.append(("Elsewhere", option.precedents))
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    title = flags + metavar.replace("|", "\\|")
+    brackets = ("[[", "]]") if option.kind.metavar == "TABLES" else ("[", "]")
+    title = flags + metavar.replace("|", "\\|") if flags else f"`{brackets[0]}{option.word}{brackets[1]}`"
     return f"\n### {title}\n\n{option.help}\n\n| | |\n| --- | --- |\n{table}"
 
 

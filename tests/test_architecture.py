@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": {"", "console", "config", "network", "content"},
     "console": {"", "config", "network"},
-    "config": set(),
+    "config": {"protocol"},  # which knows what a rule is
     "network": {"network", "content", "protocol"},
     "content": {"content", "protocol"},
     "protocol": {"protocol"},

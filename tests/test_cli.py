@@ -77,6 +77,73 @@ def run_prepared(prepare: str, *args: object) -> subprocess.CompletedProcess[str
 # ---- the words -------------------------------------------------------------------------------------------
 
 
+class TestCheck:
+    def test_a_site_without_a_mistake_ends_with_0(self, root: Path) -> None:
+        (root / "_redirects").write_text("/old /new\n")
+
+        done = run("check", root)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{root}: 1 rule that leads elsewhere, 0 rules with fields, 0 problems\n"
+
+    def test_a_mistake_in_the_rules_ends_with_1(self, root: Path) -> None:
+        (root / "_redirects").write_text("/old\n")
+
+        done = run("check", root)
+
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.startswith(f"{root}/_redirects:1:6: expected a path that begins with /, or a URL")
+
+    def test_a_mistake_in_the_configuration_ends_with_2(self, root: Path, tmp_path: Path) -> None:
+        file = tmp_path / "rules.toml"
+        file.write_text("[[redirects]]\nfrom = 'old'\nto = '/new'\n")
+
+        done = run("check", root, "--config", file)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{file}: redirects[0].from: got 'old', expected a path that begins with /" in done.stderr
+
+    def test_a_root_that_is_not_there_ends_with_2(self, root: Path) -> None:
+        done = run("check", root / "absent")
+
+        assert done.returncode == 2
+        assert "No such file or directory" in done.stderr
+
+    def test_what_is_no_url_ends_with_2(self, root: Path) -> None:
+        done = run("check", root, "page.txt")
+
+        assert done.returncode == 2
+        assert "page.txt is no URL, expected a path that begins with /" in done.stderr
+
+    def test_a_url_is_explained(self, root: Path) -> None:
+        (root / "_redirects").write_text("/old /new\n")
+
+        done = run("check", root, "/old", "http://a.example/page.txt")
+
+        assert done.returncode == 0
+        assert "/old\n  rule     _redirects:1, leads to /new\n" in done.stdout
+        assert "http://a.example/page.txt\n  file     page.txt\n  answer   200 OK\n" in done.stdout
+
+    def test_with_a_directory_every_word_is_a_url(self, root: Path) -> None:
+        done = run("check", "--directory", root, "/page.txt")
+
+        assert done.returncode == 0
+        assert done.stdout.startswith("/page.txt\n  file     page.txt\n")
+
+    def test_the_options_of_serve_count(self, root: Path) -> None:
+        (root / "_redirects").write_text("/old\n")
+
+        done = run("check", "--no-rules", "--header", "X-One: 1", root, "/_redirects")
+
+        assert done.returncode == 0
+        assert "X-One: 1\n" in done.stdout
+
+    def test_control_characters_do_not_reach_the_terminal(self, root: Path) -> None:
+        done = run("check", root, "/\x1b[2J")
+
+        assert "\x1b" not in done.stdout
+
+
 class TestWords:
     def test_version_says_name_and_version(self) -> None:
         done = run("--version")
@@ -92,7 +159,7 @@ class TestWords:
     def test_the_help_of_serve_shows_every_option_with_its_default(self) -> None:
         shown = " ".join(run("serve", "--help", environment={"COLUMNS": "200"}).stdout.split())
 
-        for option in OPTIONS:
+        for option in (option for option in OPTIONS if option.flags):
             default = option.kind.show(option.default)
             opposite = f" / --no-{option.flags[-1][2:]}" if option.kind.switch else ""
             value = f" {option.kind.metavar}" if option.kind.metavar else ""

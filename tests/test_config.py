@@ -21,6 +21,19 @@ class Links(StrEnum):
     NONE = "none"
 
 
+# What a file can hold of options that are tables.
+TABLES = {
+    "redirects": '[{ from = "/a", to = "/b" }]',
+    "rewrites": '[{ from = "/a", to = "/b" }]',
+    "headers": '[{ for = "/a", values = { X = "1" } }]',
+    "errors": '{ 404 = "404.html" }',
+}
+
+
+# Texts of options that have none by default, and do not take just any.
+SAMPLES = {"cache_control": "*.js: no-cache", "cors": "https://a.example", "header": "X: 1"}
+
+
 def load(
     folder: Path, flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
@@ -48,11 +61,11 @@ class TestEveryOption:
             assert option.parse(option.kind.show(option.default), "") == option.default
 
     def test_its_names_come_from_one_word(self, option: Option) -> None:
-        flag = option.flags[-1]
+        words = option.word.replace("_", "-")
 
-        assert flag == "--" + option.word.replace("_", "-")
-        assert option.environment == "AIOSERVE_" + option.word.upper()
-        assert option.key == (None if option.name == "config" else flag[2:])
+        assert option.flags[-1:] == (() if option.kind.is_table else ("--" + words,))
+        assert option.environment == (None if option.kind.is_table else "AIOSERVE_" + option.word.upper())
+        assert option.key == (None if option.name == "config" else words)
 
     def test_none_of_its_flags_is_c_which_means_three_things_elsewhere(self, option: Option) -> None:
         assert "-c" not in option.flags
@@ -66,7 +79,7 @@ def test_no_name_is_used_twice() -> None:
     for names in (
         [name for option in OPTIONS for name in {option.name, option.word}],
         [flag for option in OPTIONS for flag in option.flags],
-        [option.environment for option in OPTIONS],
+        [option.environment for option in OPTIONS if option.environment],
     ):
         assert len(names) == len(set(names))
 
@@ -317,21 +330,26 @@ class TestPrecedence:
 
     @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
     def test_every_option_can_be_given_in_every_place(self, option: Option, tmp_path: Path) -> None:
-        written = option.kind.show(option.default) or "some"
+        written = option.kind.show(option.default) or SAMPLES.get(option.name, "some")
         (tmp_path / "some").touch()
-        wanted = written if option.default is None else option.default
-        places: list[tuple[dict[str, object], dict[str, str], str]] = [
-            ({option.name: written}, {}, ""),
-            ({}, {option.environment: written}, ""),
-            *([({}, {}, f'{option.key} = "{written}"')] if option.key else []),
-        ]
+        wanted = None if option.kind.is_table else option.parse(written, "")
+        places: list[tuple[dict[str, object], dict[str, str], str]] = []
+        if option.flags:
+            places.append(({option.name: written}, {}, ""))
+        if option.environment:
+            places.append(({}, {option.environment: written}, ""))
+        if option.key:
+            places.append(({}, {}, f"{option.key} = {TABLES.get(option.name, repr(written))}"))
 
         for flags, environ, text in places:
             (tmp_path / "aioserve.toml").write_text(text)
             settings = load(tmp_path, flags, environ)
             value = getattr(settings.config if option.embeddable else settings.console, option.name)
             assert settings.given == {option.name}
-            assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
+            if option.kind.is_table:
+                assert value
+            else:
+                assert value == (str(tmp_path / written) if text and option.name == "directory" else wanted)
 
 
 class TestConsole:
@@ -537,6 +555,129 @@ class TestFiles:
 
         with pytest.raises(ConfigError, match=r"aioserve.toml: Is a directory, expected a file"):
             load(tmp_path)
+
+
+class TestTables:
+    """Rules and pages, which have parts."""
+
+    FILE = """
+        [[redirects]]
+        from = "/old/*"
+        to = "/new/:splat"
+        status = 302
+        force = true
+
+        [[redirects]]
+        from = "/store"
+        query = { id = ":id" }
+        to = "/goods/:id"
+
+        [[rewrites]]
+        from = "/app/*"
+        to = "/app/index.html"
+
+        [[headers]]
+        for = "/*.js"
+        values = { X-Robots-Tag = "noindex", X-One = ["1", "2"] }
+
+        [errors]
+        404 = "/pages/404.html"
+        503 = "50x.html"
+    """
+
+    def test_a_file_can_hold_them(self, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text(self.FILE)
+
+        config = load(tmp_path).config
+
+        assert [(rule.origin, rule.status, rule.is_forced) for rule in config.redirects] == [
+            ("redirects[0]", 302, True),
+            ("redirects[1]", 301, False),
+        ]
+        assert [(rule.origin, rule.status) for rule in config.rewrites] == [("rewrites[0]", 200)]
+        assert [(rule.origin, len(rule.fields)) for rule in config.headers] == [("headers[0]", 3)]
+        assert config.errors == ((404, "pages/404.html"), (503, "50x.html"))
+
+    def test_a_project_can_hold_them(self, tmp_path: Path) -> None:
+        text = self.FILE.replace("[[", "[[tool.aioserve.").replace("[errors]", "[tool.aioserve.errors]")
+        (tmp_path / "pyproject.toml").write_text(text)
+
+        assert len(load(tmp_path).config.redirects) == 2
+
+    def test_a_program_gives_dictionaries(self) -> None:
+        config = Config.from_options(
+            redirects=[{"from": "/a", "to": "/b"}],
+            headers=({"for": "/a", "values": {"X": "1"}},),
+            errors={404: "404.html"},
+        )
+
+        assert config.redirects[0].status == 301
+        assert config.headers[0].origin == "headers[0]"
+        assert config.errors == ((404, "404.html"),)
+
+    def test_what_was_read_is_read_again(self) -> None:
+        config = Config.from_options(redirects=[{"from": "/a", "to": "/b"}], errors={"404": "404.html"})
+
+        assert config.replace(port=1).redirects == config.redirects
+        assert hash(config.replace()) == hash(config)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            pytest.param("redirects = 1", "redirects: got 1, expected tables with from, to", id="a number"),
+            pytest.param("redirects = '/a /b'", "redirects: got '/a /b', expected tables", id="a text"),
+            pytest.param(
+                "redirects = ['/a /b']",
+                "redirects[0]: got '/a /b', expected a table with from",
+                id="a text in a list",
+            ),
+            pytest.param(
+                "[redirects]\nfrom = '/a'", "redirects: got {'from': '/a'}, expected tables", id="one table"
+            ),
+            pytest.param(
+                "[[redirects]]\nfrom='/a'\nto='/b'\n[[redirects]]\nfrom='a'\nto='/b'",
+                "redirects[1].from: got 'a', expected a path that begins with /",
+                id="the second of two",
+            ),
+            pytest.param(
+                "[[redirects]]\nfrom='/a'\nto='/b'\nquery={x=1}",
+                "redirects[0].query.x: got 1",
+                id="a part of a part",
+            ),
+            pytest.param(
+                "[[rewrites]]\nfrom='/a'\nto='/b'\nstatus=200",
+                "rewrites[0].status: got 200, expected no such key: a table with from, to, force, query",
+                id="a status of a rewrite",
+            ),
+            pytest.param(
+                "[[headers]]\nfor='/a'\nvalues={Date='1'}",
+                "headers[0].values.Date: got '1', expected a field",
+                id="a field",
+            ),
+            pytest.param("[errors]\n404 = 1", "errors.404: got 1, expected the path of a file", id="no page"),
+            pytest.param(
+                "[errors]\n404 = '../x'", "errors.404: got '../x', expected the path", id="a page outside"
+            ),
+            pytest.param(
+                "[errors]\n200 = 'x'", "errors: got '200', expected a status from 400", id="no error"
+            ),
+            pytest.param("[errors]\n0404 = 'x'", "errors: got '0404', expected a status", id="no status"),
+            pytest.param("errors = [404]", "errors: got [404], expected a table", id="a list of statuses"),
+        ],
+    )
+    def test_a_mistake_is_told_with_its_place(self, text: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "aioserve.toml").write_text(text)
+
+        with pytest.raises(ConfigError, match=re.escape(f"aioserve.toml: {message}")):
+            load(tmp_path)
+
+    def test_no_text_is_a_table(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="AIOSERVE_REDIRECTS: no such option"):
+            load(tmp_path, environ={"AIOSERVE_REDIRECTS": "/a /b"})
+
+    def test_a_program_is_told_as_well(self) -> None:
+        with pytest.raises(ConfigError, match=re.escape("rewrites[0].to: got 'b', expected a path")):
+            Config.from_options(rewrites=[{"from": "/a", "to": "b"}])
 
 
 def test_what_only_mistakes_and_files_need_is_not_imported() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import zxingcpp
 
 import aioserve
 from aioserve import console
+from aioserve.network.machine import find_addresses
 from tests.network.addresses import needs_ipv6
 from tests.process import (
     CAP_NET_BIND_SERVICE,
@@ -259,3 +263,135 @@ class TestMistakes:
 
         assert console._make_one_line(record)
         assert record.getMessage() == r"lost\x1b: x"
+
+
+def read_qr_code(rows: list[list[bool]]) -> str:
+    """What a phone reads. Each row holds which modules are dark."""
+    scale = 4
+    pixels = [
+        bytes(0 if is_dark else 255 for is_dark in row for _ in range(scale))
+        for row in rows
+        for _ in range(scale)
+    ]
+    image = memoryview(b"".join(pixels)).cast("B", shape=[len(pixels), len(pixels[0])])
+    (code,) = zxingcpp.read_barcodes(image)
+    return code.text
+
+
+def parse_half_blocks(lines: list[str]) -> list[list[bool]]:
+    rows = []
+    for line in lines:
+        rows += [[char in "▀█" for char in line], [char in "▄█" for char in line]]
+    return rows
+
+
+def parse_pairs(lines: list[str], dark: str) -> list[list[bool]]:
+    width = len(dark)
+    return [[line[at : at + width] == dark for at in range(0, len(line), width)] for line in lines]
+
+
+class Screen(io.StringIO):
+    """Something that is written to, with an encoding, and perhaps a terminal."""
+
+    def __init__(self, encoding: str, *, is_terminal: bool) -> None:
+        super().__init__()
+        self._encoding = encoding
+        self._is_terminal = is_terminal
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+URLS = ["http://192.168.1.20:8080/", "http://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535/"]
+
+
+@pytest.mark.parametrize("url", URLS)
+class TestQrCode:
+    @pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+    def test_it_is_drawn_in_half_blocks(self, url: str, encoding: str) -> None:
+        text = console.draw_qr_code(url, Screen(encoding, is_terminal=False))
+
+        assert read_qr_code(parse_half_blocks(text.splitlines())) == url
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_where_there_are_none_it_is_drawn_in_ascii(self, url: str, encoding: str) -> None:
+        text = console.draw_qr_code(url, Screen(encoding, is_terminal=False))
+
+        assert text.isascii()
+        assert read_qr_code(parse_pairs(text.splitlines(), "##")) == url
+
+    def test_on_a_terminal_it_is_dark_on_light_whatever_the_colours_are(self, url: str) -> None:
+        text = console.draw_qr_code(url, Screen("utf-8", is_terminal=True))
+
+        lines = [re.fullmatch("\x1b\\[30;107m([ ▀▄█]*)\x1b\\[0m", line) for line in text.splitlines()]
+        assert read_qr_code(parse_half_blocks([line[1] for line in lines if line])) == url
+        assert None not in lines
+
+    def test_on_a_terminal_with_ascii_the_colours_are_the_code(self, url: str) -> None:
+        text = console.draw_qr_code(url, Screen("ascii", is_terminal=True))
+
+        assert text.isascii()
+        lines = [
+            line.removesuffix("\x1b[0m").replace("\x1b[40m  ", "#").replace("\x1b[107m  ", " ")
+            for line in text.splitlines()
+        ]
+        assert read_qr_code(parse_pairs(lines, "#")) == url
+
+
+HAS_NETWORK = pytest.mark.skipif(
+    all(address.startswith("127.") for address in find_addresses(socket.AF_INET)),
+    reason="this machine is in no network",
+)
+
+
+UTF_8 = {"PYTHONIOENCODING": "utf-8"}
+
+
+class TestQrOption:
+    @HAS_NETWORK
+    def test_the_address_in_the_network_is_shown(self, root: Path) -> None:
+        with running_server(root, "--host", "0.0.0.0", "--qr", environment=UTF_8) as server:
+            drawn = server.output.read_until(r"^  http://").split("\n\n")[1]
+            *lines, url = drawn.splitlines()
+
+            assert get(url.strip()).text == "home"
+            assert not url.startswith("  http://127.")
+        assert read_qr_code(parse_half_blocks(lines)) == url.strip()
+
+    @HAS_NETWORK
+    def test_workers_show_it_once(self, root: Path) -> None:
+        options = ("--host", "0.0.0.0", "--qr", "--workers", 2)
+        with running_server(root, *options, environment=UTF_8) as server:
+            server.output.read_until(r"^  http://")
+            server.stop()
+
+        assert server.output.text.count("\n  http://") == 1
+
+    @HAS_NETWORK
+    def test_a_terminal_without_unicode_gets_ascii(self, root: Path) -> None:
+        environment = {"PYTHONIOENCODING": "ascii"}
+        with Terminal(root, "--port", 0, "--host", "0.0.0.0", "--qr", environment=environment) as terminal:
+            screen = terminal.read_until(r"0m\s+http://[0-9.:]+/\s")
+
+        assert "\x1b[40m  " in screen
+        assert screen.isascii()
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_without_an_address_in_the_network_it_is_refused(self, root: Path, workers: int) -> None:
+        done = run("serve", root, "--port", 0, "--qr", "--workers", workers)
+
+        assert done.returncode == 2
+        assert done.stderr.startswith("aioserve: --qr: only this machine can reach the server, expected ")
+
+    def test_without_the_package_it_is_refused(self, root: Path) -> None:
+        program = "sys.modules['segno'] = None; cli.main()"
+        done = run_program(program, "serve", root, "--port", 0, "--host", "0.0.0.0", "--qr")
+
+        assert done.returncode == 2
+        assert done.stderr == (
+            "aioserve: --qr: segno is not installed, expected it from: pip install 'aioserve[qr]'\n"
+        )

@@ -18,7 +18,16 @@ from pathlib import Path
 import pytest
 
 from aioserve.cli import command as aioserve_command
-from aioserve.config import OPTIONS
+from aioserve.config import OPTIONS, load_config
+from aioserve.content.rule_files import MAX_BYTES
+from aioserve.protocol.rule_syntax import (
+    MAX_LINE_CHARS,
+    MAX_PATTERNS,
+    MAX_RULES,
+    REFUSED,
+    parse_headers,
+    parse_redirects,
+)
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -198,6 +207,43 @@ def test_every_flag_and_variable_that_a_page_names_exists(page: Path) -> None:
 
     assert find_flags(page) - flags - {"--help"} == set()
     assert set(re.findall(r"AIOSERVE_[A-Z][A-Z_]*", page.read_text())) - variables == set()
+
+
+RULES = ROOT / "docs" / "rules.md"
+
+
+def test_the_examples_of_rules_are_right() -> None:
+    for language, parse in (("_redirects", parse_redirects), ("_headers", parse_headers)):
+        (block,) = find_blocks(RULES, language)
+        rules, problems = parse(block.text.encode(), language)
+        assert rules
+        assert problems == ()
+
+
+def test_the_example_of_tables_is_right(tmp_path: Path) -> None:
+    (block,) = find_blocks(RULES, "toml")
+    (tmp_path / "aioserve.toml").write_text(block.text)
+
+    config = load_config({}, {}, str(tmp_path)).config
+
+    assert all((config.redirects, config.rewrites, config.headers, config.errors))
+
+
+def test_the_fields_that_rules_cannot_set_are_named() -> None:
+    told = RULES.read_text().partition("These are refused")[2].partition("Values are")[0]
+
+    names = re.findall(r"[A-Z][A-Za-z0-9-]+(?=[,.])", told)
+
+    assert names == sorted(names, key=str.lower)
+    assert {name.lower() for name in names} == set(REFUSED)
+
+
+def test_the_limits_of_rules_are_told() -> None:
+    text = RULES.read_text()
+
+    assert f"{MAX_RULES:,}, and {MAX_PATTERNS:,} with" in text
+    assert f"a line {MAX_LINE_CHARS:,} characters" in text
+    assert f"at most {MAX_BYTES >> 20} MiB" in text
 
 
 def test_the_table_of_options_gives_each_its_flags_and_default() -> None:

@@ -137,6 +137,13 @@ class Root:
         """
         return self._open(segments, _TO_READ)
 
+    def open_folder(self, segments: Sequence[bytes]) -> int:
+        """A descriptor to list the folder of that name; the caller closes it.
+
+        Raises OSError: PermissionError for a folder that is forbidden, others for what is none.
+        """
+        return self._open(segments, _AS_ROOT)
+
     def load_at_once(self) -> None:
         """Loads what those that say "at once" need; until then, and where there is none, they always refuse.
 

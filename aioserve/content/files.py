@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import stat
 import time
@@ -24,10 +25,13 @@ from threading import RLock
 from typing import NamedTuple
 
 from aioserve.content.cache import Absent, Cache, Kept, Version, share
+from aioserve.content.compression import EXTENSIONS
 from aioserve.content.containment import Root, Symlinks, Way, join_segments, open_named_file
 from aioserve.content.disk import Busy, Disk
 from aioserve.content.handle import OpenFile, read_at, read_in_memory
 from aioserve.protocol.variant import Variant
+
+_logger = logging.getLogger("aioserve")
 
 
 class Kind(Enum):
@@ -36,22 +40,46 @@ class Kind(Enum):
 
 
 class Candidate(NamedTuple):
-    """A name to look for, as the decoded segments below the root, and what it must be."""
+    """A name to look for, as the decoded segments below the root, and what it must be.
+
+    With a `coding` the file holds what is wanted in that coding.
+    """
 
     segments: tuple[bytes, ...]
     kind: Kind
+    coding: str | None = None
 
 
 class Found(NamedTuple):
-    """The candidate that exists. `variant` is None for a folder; whoever got it closes its handle.
+    """The candidate that exists. `variant` is None for a folder; whoever got it closes it.
 
-    `version` and `place` are what `Files` keeps it by; without them it is not kept again.
+    `version` and `place` are what `Files` keeps it by; without a version it changes too quickly for that.
+    `kept` is what is kept of it. `sidecars` are the compressed forms that lie beside it.
     """
 
     candidate: Candidate
     variant: Variant | None
     version: Version | None = None
     place: object = None
+    kept: Kept | None = None
+    sidecars: tuple[Found, ...] = ()
+
+    def close(self) -> None:
+        """Closes its handle and those of its sidecars."""
+        for found in (self, *self.sidecars):
+            if found.variant is not None:
+                found.variant.handle.close()
+
+
+class Named(NamedTuple):
+    """A file of the root as `Files.read_named` found it.
+
+    `data` is its content, None when it is as long as before and of the same times. `version` is None when it
+    has been changed so lately that the next change may look the same.
+    """
+
+    data: bytes | None
+    version: Version | None
 
 
 class Refused(Exception):
@@ -90,6 +118,7 @@ _STATUS: dict[int, int | None] = {
     errno.EAGAIN: 503,  # another program holds a lease on the file
 }
 
+
 # How often the name of the root is looked up again.
 _ROOT_LOOK_S = 1.0
 # Against somebody who keeps changing a file. Past these, it is sent as it comes.
@@ -98,6 +127,15 @@ _MAX_SNAPSHOTS = 3
 # A file that has been changed so lately may be changed again without another time: the clocks of file systems
 # have steps, of 2 s on FAT. It is served, but not kept.
 _RACY_NS = 2_000_000_000
+
+
+def find_status(error: OSError) -> int | None:
+    """What an error of the system means to a client; None when nothing of that name can be served."""
+    return _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+
+
+# Sidecars that are remembered as told of: once is enough, and a site may have any number of them.
+_MAX_OUTDATED = 1000
 
 
 class Files:
@@ -128,16 +166,18 @@ class Files:
         self._symlinks = symlinks
         self._way = way
         self._shows_hidden = hidden
-        self._disk = disk
+        self.disk = disk
         self._small_bytes = small_bytes
         self._clock = clock
         self._lock = RLock()
         self._root: Root | None = None
         self._next_look_s = clock() + _ROOT_LOOK_S
         self._is_closed = False
-        self._cache = Cache(cache_bytes, clock)
+        self.cache = Cache(cache_bytes, clock)
+        """What is kept of the files; what is in it may be old (`is_current`)."""
         self.looked_at: set[Kept | Absent] = set()
         """What was looked at in this turn of the event loop, and found unchanged."""
+        self._outdated: set[tuple[bytes, ...]] = set()
         # Files that are being loaded; those who want the same wait here.
         self._loading: dict[tuple[bytes, ...], asyncio.Future[None]] = {}
         self.shares_looks = True
@@ -157,48 +197,48 @@ class Files:
         else:
             raise OSError(errno.EINVAL, "Neither a folder nor a regular file", os.fspath(root))
 
-    async def find(self, candidates: Sequence[Candidate]) -> Found | None:
+    async def find(self, candidates: Sequence[Candidate], codings: Sequence[str] = ()) -> Found | None:
         """The first candidate that exists and is of its kind; None when none is. One hop to a thread at most.
 
-        All of them are looked for in the same root, even while a deploy switches it.
-        Raises Refused when one cannot be looked up before that.
+        Of a file it also finds the sidecars in `codings`. All of them are looked for in the same root, even
+        while a deploy switches it. Raises Refused when one cannot be looked up before that.
         """
         try:
-            return self.find_at_once(candidates)
+            return self.find_at_once(candidates, codings)
         except BlockingIOError:
             wanted = [candidate for candidate in candidates if self._may_exist(candidate)]
+        if not wanted:
+            return None
         segments = wanted[0].segments
         other = self._loading.get(segments)
         if other is not None:
             # Loaded once for all; whoever has waited too long gets a thread, or none, by himself.
-            await asyncio.wait([other], timeout=self._disk.queue_s)
+            await asyncio.wait([other], timeout=self.disk.queue_s)
             with contextlib.suppress(BlockingIOError):
-                return self.find_at_once(wanted)
+                return self.find_at_once(wanted, codings)
         mine = asyncio.get_running_loop().create_future()
         self._loading.setdefault(segments, mine)
         try:
-            found = await self._disk.run(
+            found = await self.disk.run(
                 segments,
-                partial(self._find_in_thread, wanted),
-                queue_s=self._disk.queue_s,
+                partial(self._find_in_thread, wanted, codings),
+                queue_s=self.disk.queue_s,
                 discard=_close_found,
             )
-            if found is not None:
-                self._keep(found)
-            return found
+            return None if found is None else self._keep_all(found)
         except Busy as busy:
             raise Refused(503) from busy
         except Refused as refused:
             if refused.status == 503:
                 # It may be for want of descriptors.
-                self._cache.close_descriptors()
+                self.cache.close_descriptors()
             raise
         finally:
             if self._loading.get(segments) is mine:
                 del self._loading[segments]
             mine.set_result(None)
 
-    def find_at_once(self, candidates: Sequence[Candidate]) -> Found | None:
+    def find_at_once(self, candidates: Sequence[Candidate], codings: Sequence[str] = ()) -> Found | None:
         """The same as `find`, without waiting. Raises BlockingIOError when a thread has to look."""
         # The lock holds the root, the same for all of them, and nobody waits under it.
         with self._lock:
@@ -206,34 +246,67 @@ class Files:
             for candidate in candidates:
                 if candidate.segments == absent or not self._may_exist(candidate):
                     continue
-                kept = self._cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
-                if kept is not None and self.is_current(kept):
-                    return Found(candidate, share(kept.variant))
                 try:
-                    found = self._look_for_at_once(candidate, self._ensure_root())
+                    found = self._find_one_at_once(candidate)
                 except BlockingIOError:
                     raise
                 except OSError as error:
-                    if _STATUS.get(error.errno or 0, _UNLISTED_STATUS) is not None:
+                    if find_status(error) is not None:
                         raise BlockingIOError from None
                     absent = candidate.segments if error.errno == errno.ENOENT else None
                 else:
                     if found is not None:
-                        self._keep(found)
-                        return found
+                        return self._add_sidecars(found, codings, self._find_one_at_once)
         return None
+
+    def _find_one_at_once(self, candidate: Candidate) -> Found | None:
+        kept = self.cache.find(candidate.segments) if candidate.kind is Kind.FILE else None
+        if kept is not None and self.is_current(kept):
+            variant = share(kept.variant)._replace(coding=candidate.coding)
+            return Found(candidate, variant, kept.version, kept.place, kept)
+        found = self._look_for_at_once(candidate, self._ensure_root())
+        return None if found is None else self._keep(found)
+
+    def _add_sidecars(
+        self, found: Found, codings: Sequence[str], look_for: Callable[[Candidate], Found | None]
+    ) -> Found:
+        """`found` with those of its sidecars that exist and are not older than it."""
+        if found.variant is None or found.candidate.coding is not None or self.only_name is not None:
+            return found
+        sidecars: list[Found] = []
+        try:
+            for coding in codings:
+                candidate = make_sidecar(found.candidate, coding)
+                try:
+                    sidecar = look_for(candidate)
+                except BlockingIOError:
+                    raise
+                except OSError:
+                    # It only would have saved something.
+                    continue
+                if sidecar is None or sidecar.variant is None:
+                    continue
+                if sidecar.variant.mtime_ns >= found.variant.mtime_ns:
+                    sidecars.append(sidecar)
+                else:
+                    sidecar.close()
+                    self._report_outdated(candidate)
+        except BaseException:
+            found._replace(sidecars=tuple(sidecars)).close()
+            raise
+        return found._replace(sidecars=tuple(sidecars)) if sidecars else found
+
+    def _report_outdated(self, candidate: Candidate) -> None:
+        if candidate.segments in self._outdated or len(self._outdated) >= _MAX_OUTDATED:
+            return
+        self._outdated.add(candidate.segments)
+        name = os.fsdecode(b"/".join(candidate.segments))
+        _logger.warning("%r is older than the file that it is a form of, and is not used", name)
 
     @property
     def keeps(self) -> bool:
         """Whether files are kept at all."""
-        return self._cache.keeps
-
-    def find_kept(self, candidate: Candidate) -> Kept | None:
-        """What is kept of that name, if it is current."""
-        if candidate.kind is not Kind.FILE or not self._may_exist(candidate):
-            return None
-        kept = self._cache.find(candidate.segments)
-        return kept if kept is not None and self.is_current(kept) else None
+        return self.cache.keeps
 
     def is_current(self, kept: Kept) -> bool:
         """Whether a look at the name of `kept`, in this turn of the event loop, finds it as it was.
@@ -248,15 +321,15 @@ class Files:
         try:
             with self._lock:
                 root = self._ensure_root()
-                is_current = kept.place is root and kept.version == _version(root.look_at_once(kept.path))
+                is_current = kept.place is root and kept.version == get_version(root.look_at_once(kept.path))
         except BlockingIOError:
             return False
         except OSError:
             is_current = False
         if not is_current:
-            self._cache.forget(kept.segments)
+            self.cache.forget(kept.key)
             return False
-        self._cache.touch(kept)
+        self.cache.touch(kept)
         self._share_look(kept)
         return True
 
@@ -293,13 +366,55 @@ class Files:
                 asyncio.get_running_loop().call_soon(self.looked_at.clear)
             self.looked_at.add(seen)
 
+    def load(self) -> None:
+        """Loads, in a thread, what looks without waiting."""
+        with self.use_root() as root:
+            if root is not None:
+                root.load_at_once()
+
+    def look_at_name(self, name: bytes) -> Version | None:
+        """The version of what has that name in the root itself, without waiting; None when nothing has.
+
+        Raises BlockingIOError where a thread has to look, as it does at a link.
+        """
+        with self._lock:
+            try:
+                return get_version(self._ensure_root().look_at_once(name))
+            except FileNotFoundError:
+                return None
+            except OSError:
+                raise BlockingIOError from None
+
+    def read_named(self, name: bytes, known: Version | None, max_bytes: int) -> Named | None:
+        """Reads the file of that name in the root itself, at most `max_bytes` and one; None without one.
+
+        It waits, so it belongs into a thread. What is `known` is not read again. Raises Refused.
+        """
+        candidate = Candidate((name,), Kind.FILE)
+        with self.use_root() as root:
+            if root is None:
+                return None
+            try:
+                descriptor = root.open_file(candidate.segments)
+            except OSError as error:
+                status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                if status is not None:
+                    raise Refused(status, candidate) from error
+                return None
+            try:
+                return _read_whole(descriptor, known, max_bytes)
+            except OSError as error:
+                raise Refused(_UNLISTED_STATUS, candidate) from error
+            finally:
+                os.close(descriptor)
+
     def close_idle(self) -> None:
         """Closes what is open for nobody; called once a second."""
-        self._cache.close_idle()
+        self.cache.close_idle()
 
     def close(self) -> None:
         """Lets the root go, as soon as no find uses it any more. Finds are refused from now on."""
-        self._cache.clear()
+        self.cache.clear()
         with self._lock:
             self._is_closed = True
             self._set_root(None)
@@ -308,13 +423,17 @@ class Files:
         segments = candidate.segments
         if self.only_name is not None:
             return segments == (self.only_name,) and candidate.kind is Kind.FILE
+        return not self.hides(segments)
+
+    def hides(self, segments: tuple[bytes, ...]) -> bool:
+        """Whether that name does not exist for clients: it, or a folder above it, begins with a dot."""
         if self._shows_hidden:
-            return True
+            return False
         # RFC 8615: /.well-known/ is made to be public, what is hidden inside it is not.
         for name in segments[1:] if segments[:1] == (b".well-known",) else segments:
             if name.startswith(b"."):
-                return False
-        return True
+                return True
+        return False
 
     # On the event loop, without waiting.
 
@@ -336,32 +455,41 @@ class Files:
         descriptor = root.open_file_at_once(candidate.segments)
         return self._take_file(descriptor, candidate, root, read_in_memory)
 
-    def _keep(self, found: Found) -> None:
+    def _keep(self, found: Found) -> Found:
         """Keeps a file that was found, unless it was too new or is not to be reached without links."""
-        if found.variant is None or found.version is None or not self._cache.keeps:
-            return
+        if found.variant is None or found.version is None or not self.cache.keeps:
+            return found
         segments = found.candidate.segments
         with contextlib.suppress(OSError), self._lock:
             root = self._ensure_root()
-            if root is found.place and _version(root.look_at_once(join_segments(segments))) == found.version:
-                self._cache.keep(segments, root, found.version, found.variant)
+            if (
+                root is found.place
+                and get_version(root.look_at_once(join_segments(segments))) == found.version
+            ):
+                # Asked for by its own name, a sidecar is a file like any other.
+                variant = found.variant._replace(coding=None)
+                return found._replace(kept=self.cache.keep(segments, root, found.version, variant))
+        return found
+
+    def _keep_all(self, found: Found) -> Found:
+        return self._keep(found)._replace(sidecars=tuple(map(self._keep, found.sidecars)))
 
     # In a thread.
 
-    def _find_in_thread(self, candidates: Sequence[Candidate]) -> Found | None:
-        with self._use_root() as root:
+    def _find_in_thread(self, candidates: Sequence[Candidate], codings: Sequence[str]) -> Found | None:
+        with self.use_root() as root:
             if root is not None:
                 root.load_at_once()
             for candidate in candidates:
                 try:
                     found = self._look_for(candidate, root)
                 except OSError as error:
-                    status = _STATUS.get(error.errno or 0, _UNLISTED_STATUS)
+                    status = find_status(error)
                     if status is not None:
                         raise Refused(status, candidate) from error
                 else:
                     if found is not None:
-                        return found
+                        return self._add_sidecars(found, codings, lambda one: self._look_for(one, root))
         return None
 
     def _look_for(self, candidate: Candidate, root: Root | None) -> Found | None:
@@ -385,7 +513,7 @@ class Files:
         """
         is_kept = False
         # Before its content is read: what changes after that has to have another time.
-        racy_ns = time.time_ns() - _RACY_NS
+        racy_ns = find_racy_ns()
         try:
             now = os.fstat(descriptor)
             if not stat.S_ISREG(now.st_mode):
@@ -397,21 +525,24 @@ class Files:
                 before = now
                 data = read(descriptor, 0, before.st_size)
                 now = os.fstat(descriptor)
-                if len(data) == before.st_size and _version(now) == _version(before):
-                    handle = OpenFile(self._disk, key, data=data)
-                    variant = Variant(None, len(data), now.st_mtime_ns, handle)
-                    return Found(candidate, variant, _lasting_version(now, racy_ns), root)
-            handle = OpenFile(self._disk, key, descriptor=descriptor)
+                if len(data) == before.st_size and get_version(now) == get_version(before):
+                    handle = OpenFile(self.disk, key, data=data)
+                    variant = Variant(candidate.coding, len(data), now.st_mtime_ns, handle)
+                    return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
+            handle = OpenFile(self.disk, key, descriptor=descriptor)
             is_kept = True
-            variant = Variant(None, now.st_size, now.st_mtime_ns, handle)
-            return Found(candidate, variant, _lasting_version(now, racy_ns), root)
+            variant = Variant(candidate.coding, now.st_size, now.st_mtime_ns, handle)
+            return Found(candidate, variant, find_lasting_version(now, racy_ns), root)
         finally:
             if not is_kept:
                 os.close(descriptor)
 
     @contextlib.contextmanager
-    def _use_root(self) -> Iterator[Root | None]:
-        """The root as it is now, open at least until the block ends; None when it is one single file."""
+    def use_root(self) -> Iterator[Root | None]:
+        """The root as it is now, open at least until the block ends; None when it is one single file.
+
+        It may wait for the disk. Raises Refused when the root is gone.
+        """
         if self._is_closed:
             raise Refused(503)
         if self.only_name is not None:
@@ -463,15 +594,41 @@ class Files:
         self._root = root
 
 
+def _read_whole(descriptor: int, known: Version | None, max_bytes: int) -> Named | None:
+    racy_ns = time.time_ns() - _RACY_NS
+    for _ in range(_MAX_SNAPSHOTS):
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            return None
+        if known is not None and get_version(before) == known:
+            return Named(None, known)
+        data = read_at(descriptor, 0, min(before.st_size, max_bytes + 1))
+        if get_version(os.fstat(descriptor)) == get_version(before):
+            return Named(data, find_lasting_version(before, racy_ns))
+    return Named(data, None)
+
+
+def make_sidecar(candidate: Candidate, coding: str) -> Candidate:
+    """The file beside `candidate` that holds the same in `coding`."""
+    *folder, name = candidate.segments
+    return Candidate((*folder, name + EXTENSIONS[coding]), Kind.FILE, coding)
+
+
 def _close_found(found: Found | None) -> None:
-    if found is not None and found.variant is not None:
-        found.variant.handle.close()
+    if found is not None:
+        found.close()
 
 
-def _version(status: os.stat_result) -> Version:
+def get_version(status: os.stat_result) -> Version:
+    """What tells one state of a file from another."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
+def find_racy_ns() -> int:
+    """Since when a change may be followed, from now on, by another one that has the same time."""
+    return time.time_ns() - _RACY_NS
+
+
+def find_lasting_version(status: os.stat_result, racy_ns: int) -> Version | None:
     """Its version; None when it has been changed since `racy_ns`, as others may follow that look the same."""
-    return None if max(status.st_mtime_ns, status.st_ctime_ns) > racy_ns else _version(status)
+    return None if max(status.st_mtime_ns, status.st_ctime_ns) > racy_ns else get_version(status)

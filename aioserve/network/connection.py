@@ -34,7 +34,7 @@ from aioserve.protocol.http1 import (
     parse_head,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Field, Plan, Slice, plan_error
+from aioserve.protocol.plan import Field, Pieces, Plan, Slice
 
 _logger = logging.getLogger("aioserve")
 
@@ -177,7 +177,7 @@ class Connection:
             self._stream.abort()
             return
         with contextlib.suppress(ConnectionError):
-            await self._send(plan_error(self._request, 500), keep=False)
+            await self._send(self._site.plan_failure(self._request, 500), keep=False)
             await self._stream.close()
 
     def drain(self) -> None:
@@ -199,7 +199,7 @@ class Connection:
             return await self._answer(await self._read_head())
         except BadRequest as error:
             _logger.debug("%s: %d, %s", self._client, error.status, error.reason)
-            await self._send(plan_error(self._request, error.status), keep=False)
+            await self._send(self._site.plan_failure(self._request, error.status), keep=False)
             return False
 
     async def _read_head(self) -> bytes:
@@ -296,16 +296,15 @@ class Connection:
         request = self._request = parse_head(head, max_fields=self._limits.fields)
         is_body_read = await self._discard_body(request)
         keep = is_body_read and keeps_alive(request)
-        async with self._site.respond(request, self._clock.now_s) as plan:
+        response = self._site.respond(request, self._clock.now_s)
+        async with response as plan:
             try:
-                await self._send(plan, keep)
-                if plan.status in (200, 206, 304):
-                    self._shortcuts.remember(head, request)
+                keep = await self._send(plan, keep)
+                self._shortcuts.remember(head, response)
                 return keep
             except UnreadBody as error:
                 _logger.warning("a file could not be read: %s", error)
-        await self._send(plan_error(request, 503), keep)
-        return keep
+        return await self._send(self._site.plan_failure(request, 503), keep)
 
     async def _discard_body(self, request: Request) -> bool:
         """Reads and drops the request's body, which nothing here wants; False when the connection cannot be
@@ -350,13 +349,21 @@ class Connection:
         parse_fields(trailer, max_fields=self._limits.fields)
         return True
 
-    async def _send(self, plan: Plan, keep: bool) -> None:
-        """Sends `plan` and tells the observer. `keep` says whether the connection may stay open after it."""
-        head = format_head(plan.status, self._format_wire_fields(keep and not self._is_draining), plan.fields)
+    async def _send(self, plan: Plan, keep: bool) -> bool:
+        """Sends `plan` and tells the observer; True when another request may follow, which needs `keep`."""
+        is_chunked = isinstance(plan.body, Pieces) and plan.body.size_bytes is None
+        if is_chunked and self._request is not None and self._request.version == (1, 0):
+            # RFC 9112 §6.1: HTTP/1.0 has no chunks; the end of the connection is the end of the body.
+            is_chunked = keep = False
+        wire_fields = self._format_wire_fields(keep and not self._is_draining)
+        if is_chunked:
+            wire_fields += (("Transfer-Encoding", "chunked"),)
+        head = format_head(plan.status, wire_fields, plan.fields)
         before, is_whole = self._stream.written_bytes, False
         try:
-            await send_answer(self._stream, head, plan.body)
+            await send_answer(self._stream, head, plan.body, is_chunked=is_chunked)
             is_whole = True
+            return keep
         finally:
             written_bytes = self._stream.written_bytes - before
             if written_bytes:

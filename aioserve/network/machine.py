@@ -47,6 +47,22 @@ def find_addresses(family: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sorted(usable, key=lambda address: address != loopback))) or (loopback,)
 
 
+def find_outward_address(family: int) -> str | None:
+    """The address that others in the network would see as ours; None without a network. Sends nothing.
+
+    Of several interfaces it is the one of the default route, and not the bridge of some containers.
+    """
+    # Addresses for examples (RFC 5737, RFC 3849), which no network has.
+    far = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+        return address
+
+
 def _list_addresses(family: int) -> list[str]:
     libc = ctypes.CDLL(None, use_errno=True)
     first = ctypes.POINTER(_InterfaceAddress)()

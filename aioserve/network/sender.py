@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
 from aioserve.network.stream import LentSocket, Stream
-from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Slice
+from aioserve.protocol.http1 import LAST_CHUNK, format_chunk
+from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Pieces, Slice
 from aioserve.protocol.variant import Handle
 
 # What one client costs in memory while it downloads through here. A hop to a thread takes 60 to 100 us: at
@@ -37,8 +38,8 @@ class TornBody(Exception):
     """The file ended before its announced length: the answer cannot be completed, nor taken back."""
 
 
-async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
-    """Sends `head` and what `body` stands for.
+async def send_answer(stream: Stream, head: bytes, body: Body, *, is_chunked: bool = False) -> None:
+    """Sends `head` and what `body` stands for, in chunks (RFC 9112 §7.1) when the head says so.
 
     Raises UnreadBody when the first piece cannot be read, TornBody when a later one cannot, ConnectionError
     when the client has left.
@@ -54,6 +55,8 @@ async def send_answer(stream: Stream, head: bytes, body: Body) -> None:
             await _send_parts(stream, head, (body,))
         case Parts(parts):
             await _send_parts(stream, head, parts)
+        case Pieces(pieces, size_bytes):
+            await _send_pieces(stream, head, pieces, size_bytes, is_chunked=is_chunked)
         case _:
             assert_never(body)
 
@@ -77,6 +80,38 @@ async def _send_parts(stream: Stream, head: bytes, parts: Sequence[Bytes | Slice
                 assert_never(part)
     if head:
         stream.write(head)
+        await stream.drain()
+
+
+async def _send_pieces(
+    stream: Stream,
+    head: bytes,
+    pieces: AsyncGenerator[bytes, None],
+    size_bytes: int | None,
+    *,
+    is_chunked: bool,
+) -> None:
+    made_bytes = 0
+    while True:
+        try:
+            piece = await anext(pieces, None)
+        except OSError as error:
+            raise UnreadBody(f"errno {error.errno}") if head else TornBody from error
+        if piece is None:
+            break
+        if not piece:
+            continue
+        made_bytes += len(piece)
+        if size_bytes is not None and made_bytes > size_bytes:
+            raise TornBody
+        stream.write(head, format_chunk(piece) if is_chunked else piece)
+        head = b""
+        del piece
+        await stream.drain()
+    if size_bytes is not None and made_bytes < size_bytes:
+        raise TornBody
+    if head or is_chunked:
+        stream.write(head, LAST_CHUNK if is_chunked else b"")
         await stream.drain()
 
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,7 @@ from aioserve.config import Config
 from aioserve.content.containment import Symlinks
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
+from aioserve.content.rule_files import RULE_NAMES, RuleFiles
 from aioserve.network.clock import Clock
 from aioserve.network.descriptors import find_connection_limit, find_descriptor_limit
 from aioserve.network.listener import Listener
@@ -23,9 +24,13 @@ from aioserve.network.sockets import format_url, open_sockets
 from aioserve.network.stream import Stream, StreamLimits
 
 if TYPE_CHECKING:
+    from aioserve.content.forms import Forms
+    from aioserve.content.route import Routes
+    from aioserve.content.site import Site
     from aioserve.network.access_log import Exchange
     from aioserve.network.connection import Connection
     from aioserve.protocol.plan import Field
+    from aioserve.protocol.policy import Policies
 
 _logger = logging.getLogger("aioserve")
 
@@ -123,6 +128,7 @@ class Server:
         self._streams: dict[Stream, Connection | None] = {}
         self._waiting: dict[Stream, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._renewing: asyncio.Task[None] | None = None
         self._is_started = False
         self._is_paused = False
         self._is_draining = False
@@ -149,6 +155,26 @@ class Server:
 
     async def start(self) -> None:
         """Binds and listens. When this returns, the server answers."""
+        await self._open()
+        try:
+            await self._listen()
+            self._clock.start()
+        except BaseException:
+            await self._stop(0)
+            raise
+        asyncio.get_running_loop().call_soon(self._load)
+
+    @contextlib.asynccontextmanager
+    async def open_site(self) -> AsyncIterator[tuple[Site, RuleFiles]]:
+        """The site by which clients would be answered, for a block and without listening."""
+        await self._open()
+        try:
+            self._load_connect()
+            yield self._site, self._rule_files
+        finally:
+            await self._end()
+
+    async def _open(self) -> None:
         if self._is_started:
             raise RuntimeError("the server has been started already")
         self._is_started = True
@@ -160,28 +186,42 @@ class Server:
             threads_per_file=self._config.threads_per_file,
             queue_s=self._config.queue_timeout_s,
         )
-        make_files = functools.partial(
-            Files,
-            self._root,
-            symlinks=Symlinks(self._config.symlinks),
-            hidden=self._config.hidden,
-            disk=self._disk,
-            cache_bytes=self._config.cache_bytes,
-        )
         try:
-            self._files = await self._disk.run("root", make_files, queue_s=None, discard=Files.close)
+            self._files, self._rule_files = await self._disk.run(
+                "root", self._open_root, queue_s=None, discard=lambda opened: opened[0].close()
+            )
         except BaseException:
             self._disk.close()
             self._is_started = False
             raise
         self._connect: Callable[..., Connection] | None = None
-        try:
-            await self._listen()
-            self._clock.start()
-        except BaseException:
-            await self._stop(0)
-            raise
-        asyncio.get_running_loop().call_soon(self._load)
+        self._forms: Forms | None = None
+
+    def _open_root(self) -> tuple[Files, RuleFiles]:
+        """Opens the root and reads its rules, in a thread."""
+        config = self._config
+        files = Files(
+            self._root,
+            symlinks=Symlinks(config.symlinks),
+            hidden=config.hidden,
+            disk=self._disk,
+            cache_bytes=config.cache_bytes,
+        )
+        rule_files = RuleFiles(
+            files,
+            self._disk,
+            redirects=(*config.redirects, *config.rewrites),
+            headers=config.headers,
+            reads=config.rules,
+        )
+        rule_files.load()
+        return files, rule_files
+
+    async def _renew_rules(self) -> None:
+        """Takes over what the files of rules say, and forgets what followed from what they said."""
+        if await self._rule_files.refresh() and self._connect is not None:
+            self._site.rules = self._rule_files.rules
+            self._shortcuts.forget()
 
     def _load(self) -> None:
         """Loads what the first client needs: after listening, which a command is waited for to do."""
@@ -191,6 +231,7 @@ class Server:
     def _load_connect(self) -> Callable[..., Connection]:
         """Loads what answers requests; gives what makes a connection of a stream and a client."""
         if self._connect is None:
+            from aioserve.content.forms import Forms
             from aioserve.content.site import Site
             from aioserve.network.connection import Connection, ConnectionLimits
             from aioserve.network.shortcuts import Shortcuts
@@ -206,24 +247,55 @@ class Server:
                 keepalive_timeout_s=config.keepalive_timeout_s,
                 keepalive_timeout_busy_s=config.keepalive_timeout_busy_s,
             )
-            site = Site(self._files, index=config.index)
+            if config.compress == "auto":
+                self._forms = Forms(self._files, self._disk)
+            archives = None
+            if config.archive:
+                from aioserve.content.archive import Archives
+
+                archives = Archives(self._files, self._disk)
+            self._site = Site(
+                self._files,
+                routes=self._make_routes(self._files, unsent=RULE_NAMES if config.rules else ()),
+                precompressed=config.precompressed,
+                forms=self._forms,
+                policies=_make_policies(config),
+                head_ranges=config.data,
+                rules=self._rule_files.rules,
+                archives=archives,
+            )
+            self._shortcuts = Shortcuts(
+                self._site,
+                self._clock,
+                self._server_field,
+                max_line_bytes=limits.request_line_bytes,
+                max_head_bytes=limits.head_bytes,
+                max_fields=limits.fields,
+            )
             self._connect = functools.partial(
                 Connection,
-                site=site,
-                shortcuts=Shortcuts(
-                    site,
-                    self._clock,
-                    self._server_field,
-                    max_line_bytes=limits.request_line_bytes,
-                    max_head_bytes=limits.head_bytes,
-                    max_fields=limits.fields,
-                ),
+                site=self._site,
+                shortcuts=self._shortcuts,
                 clock=self._clock,
                 limits=limits,
                 server_field=self._server_field,
                 observe=self._observe,
             )
         return self._connect
+
+    def _make_routes(self, files: Files, unsent: Sequence[bytes] = ()) -> Routes:
+        from aioserve.content.route import Routes
+
+        config = self._config
+        return Routes(
+            index=config.index,
+            only_name=files.only_name,
+            sidecars=config.precompressed,
+            unsent=unsent,
+            clean_urls=config.clean_urls,
+            spa=config.spa,
+            pages=dict(config.errors),
+        )
 
     async def _listen(self) -> None:
         sockets = self._sockets
@@ -267,6 +339,8 @@ class Server:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             self._clock.stop()
+            if self._forms is not None:
+                self._forms.close()
             self._files.close()
             self._disk.close()
             self._addresses = ()
@@ -336,11 +410,42 @@ class Server:
 
     def _sweep(self, now: float) -> None:
         self._files.close_idle()
+        if self._renewing is None and self._rule_files.may_have_changed():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_rules())
+            self._tasks.add(self._renewing)
+            self._renewing.add_done_callback(self._renewed)
         is_busy = len(self._streams) > self._max_connections * _BUSY_SHARE
         for stream, connection in list(self._streams.items()):
             stream.sweep(now)
             if is_busy and connection is not None:
                 connection.hurry(now)
+
+    def _renewed(self, task: asyncio.Task[None]) -> None:
+        self._renewing = None
+        self._tasks.discard(task)
+
+
+def _make_policies(config: Config) -> Policies:
+    """What the options say of the fields of answers."""
+    from aioserve.protocol.cors import ANY, Cors
+    from aioserve.protocol.policy import (
+        COI_FIELDS,
+        SECURITY_FIELDS,
+        Policies,
+        parse_cache_control,
+        parse_field,
+    )
+
+    origins = config.cors or ((ANY,) if config.data else ())
+    return Policies(
+        presets=(
+            *((SECURITY_FIELDS,) if config.security_headers else ()),
+            *((COI_FIELDS,) if config.coi else ()),
+        ),
+        fields=tuple(map(parse_field, config.header)),
+        cache_control=tuple(map(parse_cache_control, config.cache_control)),
+        cors=Cors(origins) if origins else None,
+    )
 
 
 async def serve(

@@ -6,12 +6,13 @@ same functions read, look and decide. What was found on it is remembered by the 
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from typing import NamedTuple
 
-from aioserve.content.cache import Absent, Kept, Ready
-from aioserve.content.site import Site
+from aioserve.content.cache import Absent, Ready, remember
+from aioserve.content.site import Match, Response, Site
 from aioserve.network.clock import Clock
 from aioserve.protocol.http1 import (
     format_fields,
@@ -22,8 +23,13 @@ from aioserve.protocol.http1 import (
     parse_request_line,
 )
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.negotiation import prefers_html
-from aioserve.protocol.plan import Bytes, Field, Parts, Plan, Slice, find_conditions
+from aioserve.protocol.negotiation import (
+    IDENTITY_ONLY,
+    Codings,
+    find_codings,
+    prefers_html,
+)
+from aioserve.protocol.plan import Bytes, Field, Parts, Pieces, Plan, Slice, find_conditions
 from aioserve.protocol.variant import Handle
 
 # What is remembered of requests: longer heads are rare, and so are sites with more files in use.
@@ -35,6 +41,9 @@ _MAX_ABSENT = 1024
 
 # Fields for which the connection has more to do than to answer.
 _OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "expect"})
+
+# Seconds after which a compressed form is looked for again that was not there.
+_FORMS_AGAIN_S = 5
 
 # A line is remembered without the fields that came with it: there may be many of them.
 _NO_FIELDS = Fields({})
@@ -49,13 +58,22 @@ _END = b"\r\n\r\n"
 # A line that programs write for each request anew, in the form in which most of them do.
 _RANGE_LINE = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9]++-[0-9]*+)(?=\r\n)")
 
+# What most programs say of the codings that they take, or nothing of it.
+_CODINGS_LINE = re.compile(rb"\r\n[Aa]ccept-[Ee]ncoding: ([\t -~]*+)(?=\r\n)")
+_ORIGIN_NAME = re.compile(rb"(?i)\r\norigin:")
+_CODINGS_NAME = re.compile(rb"(?i)\r\naccept-encoding:|no-transform")
+
 
 class Known(NamedTuple):
-    """A request line that a kept file was the answer to; `answers` are those that it can get again."""
+    """A request line that a kept file was the answer to; `answers` are those that it can get again.
 
-    kept: Kept
+    It holds until `until_s`, in the seconds of the clock.
+    """
+
+    match: Match
     answers: dict[str, Ready]
     request: Request
+    until_s: float
 
 
 class Asked:
@@ -63,16 +81,24 @@ class Asked:
 
     It begins with the end of the request line and ends with the empty one.
     `key` is equal for all that get the same answer from one file: the conditions (`plan.find_conditions`),
-    and whether the client stays (`keeps`). It is None where the answer is for this once. The fields are read
-    when somebody wants to know more.
+    and whether the client stays (`keeps`). It is None where the answer is for this once. `lines` are the
+    request lines that are known for clients that take the same codings. The fields are read when somebody
+    wants to know more.
     """
 
-    __slots__ = ("_block", "_fields", "_prefers_html", "keeps", "key")
+    __slots__ = ("_block", "_fields", "_prefers_html", "keeps", "key", "lines")
 
     def __init__(
-        self, block: bytes, conditions: str | None, fields: Fields | None, *, keeps: bool = True
+        self,
+        block: bytes,
+        lines: dict[bytes, Known],
+        conditions: str | None,
+        fields: Fields | None,
+        *,
+        keeps: bool = True,
     ) -> None:
         self._block = block
+        self.lines = lines
         self.key = conditions if keeps or conditions is None else conditions + _CLOSES
         self.keeps = keeps
         self._fields = fields
@@ -116,14 +142,16 @@ class Shortcuts:
     ) -> None:
         self._site = site
         self._files = site.files
-        self._looked_at = site.files.looked_at
         self._clock = clock
         # What stands in a head between the fields Date and Connection.
         self._server_lines = format_fields(server_field)
         self._max_fields = max_fields
         self._max_line_bytes = max_line_bytes
         self._max_head_bytes = min(_MAX_KNOWN_HEAD_BYTES, max_head_bytes)
-        self._lines: dict[bytes, Known] = {}
+        self._has_forms = site.has_forms
+        self._has_fallback = site.depends_on_accept
+        self._has_origins = site.policies.depends_on_origin
+        self._lines: dict[tuple[Codings, str | None, bool], dict[bytes, Known]] = {}
         self._absent: dict[bytes, tuple[Absent, Request]] = {}
         self._blocks: dict[bytes, Asked | None] = {}
 
@@ -137,11 +165,17 @@ class Shortcuts:
         asked = self._blocks[block] if block in self._blocks else self._read_block(block)
         if asked is None:
             return None
-        known = self._lines.get(head[:end])
-        if known is None or not known.kept.is_held:
+        known = asked.lines.get(head[:end])
+        if known is None or not known.match.kept.is_held or known.until_s < self._clock.now_s:
             return self._look_up(head, end, asked)
-        kept, answers, request = known
-        if not (kept in self._looked_at or self._files.is_current(kept)):
+        match, answers, request, _ = known
+        kept, base, before, files = match.kept, match.base, match.before, match.files
+        if not (kept in files.looked_at or files.is_current(kept)):
+            return None
+        if base is not None and not (base in files.looked_at or files.is_current(base)):
+            return None
+        if before is not None and not files.is_absent(before):
+            del asked.lines[head[:end]]
             return None
         ready = answers.get(asked.key) or self._prepare(known, asked)  # type: ignore[arg-type]
         if ready is None:
@@ -156,10 +190,10 @@ class Shortcuts:
         """The answer from a file that is kept and current, to fields that it was not yet asked with."""
         method, target, version, _ = known.request
         request = Request(method, target, version, asked.fields)
-        plan = self._site.plan_kept(request, known.kept, self._clock.now_s)
+        plan = self._site.plan_match(request, known.match, self._clock.now_s)
         ready = self._make_ready(plan, asked)
         if ready is not None and asked.key is not None and plan.status in (200, 304):
-            known.kept.remember(method, asked.key, ready)
+            remember(known.answers, asked.key, ready)
         return ready
 
     def _look_up(self, head: bytes, end: int, asked: Asked) -> Answer | None:
@@ -177,12 +211,13 @@ class Shortcuts:
             if version != (1, 1):
                 return None
             request = Request(method, target, version, asked.fields)
-            with self._site.respond(request, self._clock.now_s) as plan:
+            response = self._site.respond(request, self._clock.now_s)
+            with response as plan:
                 ready = self._make_ready(plan, asked)
         except (BadRequest, BlockingIOError):
             return None
-        if plan.status in (200, 206, 304):
-            self.remember(head, request)
+        if response.match is not None:
+            self._remember(line, request, response.match, asked.lines)
         elif plan.status == 404 and not isinstance(plan.body, Slice):
             self._remember_absent(line, request)
         if ready is None:
@@ -190,11 +225,18 @@ class Shortcuts:
         if ready.span is None:
             return ready, request, asked, None
         # The file has been closed, unless it is kept.
-        known = self._lines.get(line)
-        return self.find(head) if known is not None and known.kept.is_held else None
+        known = asked.lines.get(line)
+        return self.find(head) if known is not None and known.match.kept.is_held else None
+
+    def forget(self) -> None:
+        """Forgets what lines mean: the rules of the site are others now."""
+        for lines in self._lines.values():
+            lines.clear()
+        self._absent.clear()
 
     def _answer_absent(self, absent: Absent, request: Request, asked: Asked) -> Answer | None:
-        key = asked.prefers_html, asked.keeps
+        origin = self._site.find_allowed_origin(asked.fields) if self._has_origins else None
+        key = asked.prefers_html, asked.keeps, origin
         ready = absent.answers.get(key)
         if ready is None:
             ready = self._make_ready(self._site.plan_absent(request._replace(fields=asked.fields)), asked)
@@ -213,21 +255,35 @@ class Shortcuts:
             del self._absent[next(iter(self._absent))]
         self._absent[line] = absent, request._replace(fields=_NO_FIELDS)
 
-    def remember(self, head: bytes, request: Request) -> None:
+    def remember(self, head: bytes, response: Response) -> None:
         """Remembers what the request line of `head` means, if a file that is kept is the answer."""
-        end = head.find(b"\r\n")
-        if not self._files.keeps or request.version != (1, 1) or not 0 < end <= _MAX_KNOWN_LINE_BYTES:
+        request = response.request
+        if response.rules is not self._site.rules:
+            # They have been exchanged while it was sent.
             return
-        known = self._lines.get(head[:end])
-        if known is not None and known.kept.is_held:
+        if response.match is not None and request.version == (1, 1):
+            line = head[: max(head.find(b"\r\n"), 0)]
+            self._remember(line, request, response.match, self._find_lines(request.fields))
+
+    def _remember(self, line: bytes, request: Request, match: Match, lines: dict[bytes, Known]) -> None:
+        if not 0 < len(line) <= _MAX_KNOWN_LINE_BYTES:
             return
-        kept = self._site.find_kept(request)
-        if kept is None:
-            return
-        if len(self._lines) >= _MAX_KNOWN_LINES:
-            del self._lines[next(iter(self._lines))]
-        request = request._replace(fields=_NO_FIELDS)
-        self._lines[head[:end]] = Known(kept, kept.answers[request.method], request)
+        if line not in lines and sum(map(len, self._lines.values())) >= _MAX_KNOWN_LINES:
+            oldest = lines or max(self._lines.values(), key=len)
+            del oldest[next(iter(oldest))]
+        # A form that is not there may come at any time; that it is missing does no harm for a while.
+        is_fixed = not match.varies or find_codings(request.fields) == IDENTITY_ONLY
+        until_s = math.inf if is_fixed else self._clock.now_s + _FORMS_AGAIN_S
+        role = request.method, match.coding, match.content_type, match.varies, match.policy
+        answers = match.kept.find_answers(role)
+        lines[line] = Known(match, answers, request._replace(fields=_NO_FIELDS), until_s)
+
+    def _find_lines(self, fields: Fields) -> dict[bytes, Known]:
+        """The lines that are known for clients that take the same codings, ask for the same origin, and want
+        a page or not, as far as that makes a difference."""
+        codings = find_codings(fields) if self._has_forms else IDENTITY_ONLY
+        wants_page = self._has_fallback and prefers_html(fields.get("accept"))
+        return self._lines.setdefault((codings, self._site.find_allowed_origin(fields), wants_page), {})
 
     def _read_block(self, block: bytes) -> Asked | None:
         """Reads what follows a request line. None when that are not the fields of one request in HTTP/1.1
@@ -242,9 +298,11 @@ class Shortcuts:
             if asked is not None and asked.key in ("", _CLOSES):
                 # As many as there are ranges: they are not worth remembering.
                 values = {**asked.fields.values, "range": range_line[1].decode()}
-                return Asked(block, None, Fields(values, asked.fields.repeated), keeps=asked.keeps)
-        if is_plain_block(block[2:-2], max_fields=self._max_fields):
-            asked = Asked(block, "", None)
+                fields = Fields(values, asked.fields.repeated)
+                return Asked(block, asked.lines, None, fields, keeps=asked.keeps)
+        lines = self._find_lines_of(block)
+        if lines is not None and is_plain_block(block[2:-2], max_fields=self._max_fields):
+            asked = Asked(block, lines, "", None)
         else:
             asked = self._read_fields(block)
         if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
@@ -252,6 +310,19 @@ class Shortcuts:
             self._blocks.clear()
         self._blocks[block] = asked
         return asked
+
+    def _find_lines_of(self, block: bytes) -> dict[bytes, Known] | None:
+        """The lines that are known for what `block` asks for; None when that has to be read."""
+        if self._has_fallback or (self._has_origins and _ORIGIN_NAME.search(block)):
+            return None
+        if not self._has_forms:
+            return self._find_lines(_NO_FIELDS)
+        match = _CODINGS_LINE.search(block)
+        if len(_CODINGS_NAME.findall(block)) != (match is not None):
+            return None
+        return self._find_lines(
+            _NO_FIELDS if match is None else Fields({"accept-encoding": match[1].decode().strip(" \t")})
+        )
 
     def _read_fields(self, block: bytes) -> Asked | None:
         try:
@@ -261,10 +332,12 @@ class Shortcuts:
         connection = fields.values.get("connection", "keep-alive").lower()
         if connection not in ("keep-alive", "close") or not _OF_THE_CONNECTION.isdisjoint(fields.values):
             return None
-        return Asked(block, find_conditions(fields), fields, keeps=connection != "close")
+        return Asked(
+            block, self._find_lines(fields), find_conditions(fields), fields, keeps=connection != "close"
+        )
 
     def _make_ready(self, plan: Plan, asked: Asked) -> Ready | None:
-        """The bytes of an answer; None when it has several parts."""
+        """The bytes of an answer; None when it has several parts, or pieces that are made on the way."""
         body, span = b"", None
         match plan.body:
             case Slice(handle, start, stop):
@@ -274,7 +347,7 @@ class Shortcuts:
                     body = handle.data[start:stop]
             case Bytes(body):
                 pass
-            case Parts():
+            case Parts() | Pieces():
                 return None
         begin = _begin_head(plan.status)
         connection_lines = b"" if asked.keeps else _CLOSE

@@ -10,6 +10,7 @@ without a copy would get, or 412 where the client made a condition of something 
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64encode
 from datetime import date
 from enum import Enum
 from functools import lru_cache
@@ -23,11 +24,13 @@ class Validators(NamedTuple):
     """What tells one state of a file from another.
 
     `etag` is strong and carries its quotes. `last_modified_s` is in whole Unix seconds and never later than
-    the Date of the answer (RFC 9110 §8.8.2.1): whoever makes the value has cut it off at the present.
+    the Date of the answer (RFC 9110 §8.8.2.1): whoever makes the value has cut it off at the present. None
+    where no date tells one state from another, as for what is made of many files: one of them may be replaced
+    by an older one. Preconditions with a date are ignored then (§13.1.3, §13.1.4).
     """
 
     etag: str
-    last_modified_s: int
+    last_modified_s: int | None
 
 
 class Verdict(Enum):
@@ -50,6 +53,16 @@ def format_etag(mtime_ns: int, size_bytes: int, coding: str | None = None) -> st
     """
     suffix = f"-{coding}" if coding else ""
     return f'"{mtime_ns:x}-{size_bytes:x}{suffix}"'
+
+
+def format_hash_etag(sha256: bytes, coding: str | None = None) -> str:
+    """Gives a strong entity tag that is equal for equal content, whenever it was written.
+
+    `sha256` are the bytes of that hash: of those that are sent, or of the file where `coding` is what this
+    server makes of it. 128 bits of it are enough for nobody ever to see two contents under one tag.
+    """
+    suffix = f"-{coding}" if coding else ""
+    return f'"{urlsafe_b64encode(sha256[:16]).decode("ascii").rstrip("=")}{suffix}"'
 
 
 # RFC 9110 §8.8.3: entity-tag = [ %s"W/" ] DQUOTE *etagc DQUOTE; the W is case-sensitive, and a comma inside
@@ -234,8 +247,9 @@ def _check_if_match(fields: Fields, validators: Validators) -> bool | None:
 def _check_if_unmodified_since(fields: Fields, validators: Validators, now_s: int) -> bool | None:
     # RFC 9110 §13.1.4: ignored when it is no valid date, which a list of dates is not either.
     text = fields.get("if-unmodified-since")
+    modified_s = validators.last_modified_s
     since_s = None if text is None else parse_http_date(text, now_s)
-    return None if since_s is None else validators.last_modified_s <= since_s
+    return None if since_s is None or modified_s is None else modified_s <= since_s
 
 
 def _check_if_none_match(fields: Fields, validators: Validators) -> bool | None:
@@ -249,8 +263,9 @@ def _check_if_none_match(fields: Fields, validators: Validators) -> bool | None:
 def _check_if_modified_since(fields: Fields, validators: Validators, now_s: int) -> bool | None:
     # RFC 9110 §13.1.3: ignored when it is no valid date. A date in the future is valid, and true of nothing.
     text = fields.get("if-modified-since")
+    modified_s = validators.last_modified_s
     since_s = None if text is None else parse_http_date(text, now_s)
-    return None if since_s is None else validators.last_modified_s > since_s
+    return None if since_s is None or modified_s is None else modified_s > since_s
 
 
 def keeps_range(fields: Fields, validators: Validators, now_s: int) -> bool:
@@ -265,4 +280,5 @@ def keeps_range(fields: Fields, validators: Validators, now_s: int) -> bool:
     # A date has to match exactly, not "at least": an older copy may have been put back. And it has to be a
     # strong validator (§8.8.2.2), one second older than the answer: a file that was written within this very
     # second may be written again and keep its date, and parts of two contents would be joined.
-    return validators.last_modified_s < now_s and parse_http_date(text, now_s) == validators.last_modified_s
+    modified_s = validators.last_modified_s
+    return modified_s is not None and modified_s < now_s and parse_http_date(text, now_s) == modified_s

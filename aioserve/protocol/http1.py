@@ -18,14 +18,20 @@ REASONS = {
     200: "OK",
     204: "No Content",
     206: "Partial Content",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
     304: "Not Modified",
+    307: "Temporary Redirect",
     308: "Permanent Redirect",
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    406: "Not Acceptable",
     408: "Request Timeout",
     412: "Precondition Failed",
+    413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     417: "Expectation Failed",
@@ -80,6 +86,9 @@ _CHUNK_LINE = rf"([0-9A-Fa-f]{{1,16}})(?:{_CHUNK_EXT})*\r\n".encode("latin-1")
 
 # A chunked body instead of a length.
 CHUNKED = -1
+
+# RFC 9112 §7.1: last-chunk, without a trailer section.
+LAST_CHUNK = b"0\r\n\r\n"
 
 # 2**63 - 1 has 19 digits; nobody has a longer body.
 _MAX_LENGTH_DIGITS = 19
@@ -316,3 +325,8 @@ def format_fields(*field_groups: Iterable[tuple[str, str]]) -> bytes:
     if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
         raise ValueError("a field holds CR, LF or NUL")
     return text.encode("latin-1")
+
+
+def format_chunk(data: bytes) -> bytes:
+    """One chunk (RFC 9112 §7.1); `data` must not be empty, as that would be the last one."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

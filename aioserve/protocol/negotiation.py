@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from aioserve.protocol.message import Fields
+
 # RFC 9110 §12.4.2: three decimals at the most, and nothing above 1.
 _QVALUE: Final = r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?"
 
@@ -147,3 +149,19 @@ def choose_coding(codings: Codings, sizes: Mapping[str | None, int]) -> str | No
     if best is None:
         raise NotAcceptable
     return best[2]
+
+
+@lru_cache(maxsize=256)
+def list_wanted(codings: Codings) -> tuple[str, ...]:
+    """The codings that the client wants at least as much as none, the most wanted first."""
+    ranked = zip(Codings._fields[:-1], codings[:-1], strict=True)
+    wanted = [(rank, coding) for coding, rank in ranked if rank and rank >= codings.identity]
+    return tuple(coding for _, coding in sorted(wanted, key=lambda one: -one[0]))
+
+
+def find_codings(fields: Fields) -> Codings:
+    """What the client wants, by its fields."""
+    # RFC 9111 §5.2.1.6: "no-transform" asks that the content be left as it is.
+    if "no-transform" in (fields.get("cache-control") or "").lower():
+        return IDENTITY_ONLY
+    return parse_accept_encoding(fields.get("accept-encoding"))

@@ -5,6 +5,7 @@ A Plan is complete. The wire adds what belongs to the connection (Date, Server, 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,7 +60,17 @@ class Parts(NamedTuple):
     parts: tuple[Bytes | Slice, ...]
 
 
-Body = Empty | Bytes | Slice | Parts
+class Pieces(NamedTuple):
+    """Bytes that are made while they are sent, `size_bytes` in all; None when nobody knows how many.
+
+    Whoever got the Plan closes `pieces`, which raise OSError where they cannot be completed.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    size_bytes: int | None
+
+
+Body = Empty | Bytes | Slice | Parts | Pieces
 
 
 class Plan(NamedTuple):
@@ -71,33 +82,59 @@ class Plan(NamedTuple):
 # Revalidation costs one short exchange and is never stale.
 _REVALIDATE: Field = ("Cache-Control", "no-cache")
 
+_RETRY_AFTER: Field = ("Retry-After", str(RETRY_AFTER_S))
+
 # A type is what Content-Type says: no browser may guess another from the bytes.
 _NOSNIFF: Field = ("X-Content-Type-Options", "nosniff")
 
 
-def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: int, boundary: str) -> Plan:
+# RFC 9110 §12.5.5: whoever stores one of several forms has to know what decided.
+_VARY_ENCODING: Field = ("Vary", "Accept-Encoding")
+
+
+def plan_file(
+    request: Request,
+    variant: Variant,
+    content_type: str,
+    *,
+    now_s: int,
+    boundary: str,
+    varies: bool = False,
+    pieces: AsyncGenerator[bytes, None] | None = None,
+    head_ranges: bool = False,
+) -> Plan:
     """The answer to GET or HEAD of a file that was found: 200, 206, 304, 412 or 416.
 
     `now_s` is the time of the Date field in Unix seconds; `boundary` separates the parts of a multipart
-    answer and must not be guessable by who writes the files.
+    answer and must not be guessable by who writes the files. `varies` tells whether another client could get
+    another form of the file. With `pieces`, these are its content, of a length that nobody knows; no range of
+    it can be had then. With `head_ranges`, HEAD is told what GET with its Range would get.
     """
     # A modification time in the future is replaced by the time of the answer (RFC 9110 §8.8.2.1).
     modified_s = min(variant.mtime_ns // 1_000_000_000, now_s)
     size_bytes = variant.size_bytes
-    validators, described = _describe(variant.mtime_ns, size_bytes, variant.coding, modified_s)
+    validators, described = _describe(
+        variant.mtime_ns, size_bytes, variant.coding, modified_s, varies, pieces is not None
+    )
     verdict = evaluate_preconditions(request.method, request.fields, validators, now_s)
     if verdict is Verdict.FAILED:
         return plan_error(request, 412)
     if verdict is Verdict.NOT_MODIFIED:
         # RFC 9110 §15.4.5: the fields that a 200 would have had for caches, no other metadata.
-        return Plan(304, (("ETag", validators.etag), _REVALIDATE), Empty())
+        vary = (_VARY_ENCODING,) if varies else ()
+        return Plan(304, (("ETag", validators.etag), _REVALIDATE, *vary), Empty())
+    if pieces is not None:
+        made: Body = Pieces(pieces, None) if request.method == "GET" else Empty()
+        return Plan(200, (("Content-Type", content_type), *described), made)
 
-    # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it (docs/decisions/0003).
-    field = request.fields.get("range") if request.method == "GET" else None
+    # RFC 9110 §14.2: Range is defined for GET alone. HEAD ignores it, unless the owner wants otherwise
+    # (docs/decisions/0003).
+    field = request.fields.get("range") if request.method == "GET" or head_ranges else None
     if field is not None and keeps_range(request.fields, validators, now_s):
         spans = parse_range(field, size_bytes)
         if spans is not None:
-            return _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+            plan = _plan_spans(request, variant.handle, spans, size_bytes, content_type, described, boundary)
+            return plan if request.method == "GET" else plan._replace(body=Empty())
 
     body: Body = Slice(variant.handle, 0, size_bytes) if request.method == "GET" and size_bytes else Empty()
     return Plan(200, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *described), body)
@@ -106,15 +143,21 @@ def plan_file(request: Request, variant: Variant, content_type: str, *, now_s: i
 # Files are asked for more than once.
 @lru_cache(maxsize=1024)
 def _describe(
-    mtime_ns: int, size_bytes: int, coding: str | None, modified_s: int
+    mtime_ns: int, size_bytes: int, coding: str | None, modified_s: int, varies: bool, is_made: bool
 ) -> tuple[Validators, tuple[Field, ...]]:
     """The validators of a file, and the fields that go with its content, whole or in part."""
-    validators = Validators(format_etag(mtime_ns, size_bytes, coding), modified_s)
+    # What is made on the way is told apart from the form of the same coding that has a size.
+    tag_coding = f"{coding or 'plain'}-made" if is_made else coding
+    validators = Validators(format_etag(mtime_ns, size_bytes, tag_coding), modified_s)
+    coded: tuple[Field, ...] = (("Content-Encoding", coding),) if coding else ()
+    vary = (_VARY_ENCODING,) if varies else ()
     return validators, (
+        *coded,
         ("Last-Modified", format_http_date(modified_s)),
         ("ETag", validators.etag),
-        ("Accept-Ranges", "bytes"),
+        ("Accept-Ranges", "none" if is_made else "bytes"),
         _REVALIDATE,
+        *vary,
         _NOSNIFF,
     )
 
@@ -173,24 +216,30 @@ def _plan_spans(
     return Plan(206, fields + described, Parts(tuple(parts)))
 
 
-def plan_error_page(request: Request, status: int, variant: Variant, content_type: str) -> Plan:
+def plan_error_page(
+    request: Request, status: int, variant: Variant, content_type: str, *, varies: bool = False
+) -> Plan:
     """An error whose body is a file of the site: whole, without validators, never partial."""
+    coded: tuple[Field, ...] = (("Content-Encoding", variant.coding),) if variant.coding else ()
     fields = (
         ("Content-Type", content_type),
         ("Content-Length", str(variant.size_bytes)),
+        *coded,
         _REVALIDATE,
+        *((_VARY_ENCODING,) if varies else ()),
         _NOSNIFF,
+        *((_RETRY_AFTER,) if status == 503 else ()),
     )
     sends = request.method == "GET" and variant.size_bytes > 0
     return Plan(status, fields, Slice(variant.handle, 0, variant.size_bytes) if sends else Empty())
 
 
-def plan_redirect(location: str) -> Plan:
-    """A permanent redirect that keeps the method (308, RFC 9110 §15.4.9).
+def plan_redirect(location: str, status: int = 308) -> Plan:
+    """A redirect, by itself a permanent one that keeps the method (RFC 9110 §15.4.9).
 
     `location` is an encoded URI reference.
     """
-    return Plan(308, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
+    return Plan(status, (("Location", location), ("Content-Length", "0"), _REVALIDATE), Empty())
 
 
 def plan_options() -> Plan:
@@ -206,7 +255,7 @@ def plan_error(request: Request | None, status: int, fields: tuple[Field, ...] =
     if status == 405:
         fields += (("Allow", ", ".join(ALLOWED_METHODS)),)
     elif status == 503:
-        fields += (("Retry-After", str(RETRY_AFTER_S)),)
+        fields += (_RETRY_AFTER,)
     if request is not None and prefers_html(request.fields.get("accept")):
         content_type, body = "text/html; charset=utf-8", _format_page(status)
     else:

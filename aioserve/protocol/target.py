@@ -145,6 +145,17 @@ def format_folder_location(target: Target) -> str:
     It is relative ("./name/"), so that it holds behind any prefix, host and port, and can never be read
     as another authority ("//host") or scheme ("name:"). The query is kept.
     """
-    name = "".join(map(_QUOTED.__getitem__, target.segments[-1]))
-    query = "" if target.query is None else "?" + target.query.decode("latin-1")
-    return f"./{name}/{query}"
+    return f"./{_quote(target.segments[-1])}/{_format_query(target)}"
+
+
+def format_neighbour_location(target: Target, name: bytes) -> str:
+    """The URI reference that leads from `target` to `name` beside it. It is relative, and keeps the query."""
+    return f"{'../' if target.is_folder else './'}{_quote(name)}{_format_query(target)}"
+
+
+def _quote(name: bytes) -> str:
+    return "".join(map(_QUOTED.__getitem__, name))
+
+
+def _format_query(target: Target) -> str:
+    return "" if target.query is None else "?" + target.query.decode("latin-1")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioserve.content import cache as cache_module
-from aioserve.content.cache import Cache, Kept, Ready, Version, share
+from aioserve.content.cache import Cache, Kept, Ready, Version, remember, share
 from aioserve.content.disk import Disk
 from aioserve.content.handle import OpenFile
 from aioserve.protocol.variant import Variant
@@ -70,7 +70,7 @@ class TestContents:
         cache.keep(name_of(1), PLACE, version_of(1), in_memory(disk, b"content"))
         kept = cache.find(name_of(1))
         assert kept is not None
-        assert kept.segments == name_of(1)
+        assert kept.key == name_of(1)
         assert kept.place is PLACE
         assert kept.version == version_of(1)
         assert kept.variant.handle.data == b"content"
@@ -205,10 +205,35 @@ class TestContents:
                 while sum(size + OVERHEAD_BYTES for _, size in model.values()) > limit_bytes:
                     model.popitem(last=False)
         found = [cache.find(name_of(number)) for number in range(6)]
-        assert {kept.segments: (kept.version, kept.variant.size_bytes) for kept in found if kept} == {
+        assert {kept.key: (kept.version, kept.variant.size_bytes) for kept in found if kept} == {
             name_of(number): (version_of(version), size_bytes)
             for number, (version, size_bytes) in model.items()
         }
+
+
+class TestForms:
+    def test_a_form_is_kept_beside_the_file_and_goes_by_itself(self, disk: Disk, clock: Clock) -> None:
+        cache = Cache(100_000, clock)
+        form = in_memory(disk, b"short")._replace(coding="gzip")
+        for variant in (in_memory(disk, b"content"), form):
+            cache.keep(name_of(1), PLACE, version_of(1), variant)
+        file, kept = cache.find(name_of(1)), cache.find(name_of(1), "gzip")
+        assert file is not None
+        assert kept is not None
+        assert (file.variant.handle.data, kept.variant.handle.data) == (b"content", b"short")
+        assert kept.path == file.path
+        assert cache.find(name_of(1), "br") is None
+        cache.forget(kept.key)
+        assert cache.find(name_of(1), "gzip") is None
+        assert cache.find(name_of(1)) is file
+
+    def test_forms_take_of_the_same_room(self, disk: Disk, clock: Clock) -> None:
+        cache = Cache(2 * OVERHEAD_BYTES + 15, clock)
+        for variant in (in_memory(disk, b"content"), in_memory(disk, b"short")._replace(coding="gzip")):
+            cache.keep(name_of(1), PLACE, version_of(1), variant)
+        cache.keep(name_of(2), PLACE, version_of(2), in_memory(disk, b"content"))
+        assert cache.find(name_of(1)) is None
+        assert cache.find(name_of(1), "gzip") is not None
 
 
 class TestDescriptors:
@@ -332,34 +357,43 @@ class TestAnswers:
         assert kept is not None
         return cache, kept
 
-    def test_they_are_remembered_by_method_and_conditions(self, disk: Disk, clock: Clock) -> None:
+    def test_they_are_remembered_by_role_and_conditions(self, disk: Disk, clock: Clock) -> None:
         _, kept = self.keep(disk, clock)
-        kept.remember("GET", "conditions", READY)
-        assert kept.answers["GET"].get("conditions") is READY
-        assert kept.answers["GET"].get("others") is None
-        assert kept.answers["HEAD"].get("conditions") is None
+        remember(kept.find_answers("GET"), "conditions", READY)
+        assert kept.find_answers("GET") == {"conditions": READY}
+        assert kept.find_answers("HEAD") == {}
 
     def test_only_so_many_are_remembered(self, disk: Disk, clock: Clock) -> None:
         _, kept = self.keep(disk, clock)
         for number in range(1000):
-            kept.remember("GET", str(number), READY)
-            assert kept.answers["GET"][str(number)] is READY
-            assert len(kept.answers["GET"]) <= cache_module._MAX_ANSWERS
+            answers = kept.find_answers("GET")
+            remember(answers, str(number), READY)
+            assert answers[str(number)] is READY
+            assert len(answers) <= cache_module._MAX_ANSWERS
+
+    def test_in_only_so_many_roles(self, disk: Disk, clock: Clock) -> None:
+        _, kept = self.keep(disk, clock)
+        all_answers = []
+        for number in range(1000):
+            all_answers.append(kept.find_answers(number))
+            remember(all_answers[-1], "", READY)
+            assert sum(map(len, all_answers)) <= cache_module._MAX_ROLES
 
     def test_those_to_long_conditions_are_not_remembered(self, disk: Disk, clock: Clock) -> None:
         _, kept = self.keep(disk, clock)
         longest = cache_module._MAX_KEY_CHARS
-        kept.remember("GET", "x" * longest, READY)
-        kept.remember("GET", "x" * (longest + 1), READY)
-        assert list(kept.answers["GET"]) == ["x" * longest]
+        answers = kept.find_answers("GET")
+        remember(answers, "x" * longest, READY)
+        remember(answers, "x" * (longest + 1), READY)
+        assert list(answers) == ["x" * longest]
 
     def test_they_end_with_the_file_for_whoever_holds_them(self, disk: Disk, clock: Clock) -> None:
         cache, kept = self.keep(disk, clock)
-        answers = kept.answers["GET"]
-        kept.remember("GET", "", READY)
-        kept.remember("HEAD", "", READY)
+        answers, others = kept.find_answers("GET"), kept.find_answers("HEAD")
+        remember(answers, "", READY)
+        remember(others, "", READY)
         assert kept.is_held
         cache.forget(name_of(1))
         assert not kept.is_held
         assert not answers
-        assert not kept.answers["HEAD"]
+        assert not others

@@ -701,8 +701,8 @@ async def until_kept(files: Files, path: str) -> Kept:
 
 def find_kept(files: Files, path: str) -> Kept | None:
     """What is kept of that name and current, in one of some looks."""
-    kept = (files.find_kept(as_file(path)) for _ in range(100))
-    return next((one for one in kept if one is not None), None)
+    kept = files.cache.find(as_file(path).segments)
+    return kept if kept is not None and any(files.is_current(kept) for _ in range(100)) else None
 
 
 def move_out(root: Path, name: str) -> Path:
@@ -846,7 +846,7 @@ class TestWhatIsKept:
         await asyncio.sleep(0)  # the turn in which it was looked at is over
         change(tree)
         with without_privileges():
-            still_kept = files.find_kept(as_file("folder/page"))
+            still_kept = find_kept(files, "folder/page")
             if isinstance(expected, int):
                 assert await refusal(files, as_file("folder/page")) == expected
             else:
@@ -881,9 +881,7 @@ class TestWhatIsKept:
         (tree / ".hidden").write_bytes(b"hidden")
         files = open_files(tree, cache_bytes=100_000)
         await until_kept(files, "folder/page")
-        assert files.find_kept(as_folder("folder/page")) is None
-        assert files.find_kept(as_folder("folder")) is None
-        assert files.find_kept(as_file("nothing")) is None
+        assert find_kept(files, "nothing") is None
         await read(files, ".hidden")
         assert find_kept(files, ".hidden") is None
         assert await until_kept(open_files(tree, cache_bytes=100_000, hidden=True), ".hidden")
@@ -1127,7 +1125,7 @@ class TestThoseWhoAskAtTheSameTime:
         looks.clear()
         for _ in range(5):
             assert files.is_current(kept)
-            assert files.find_kept(as_file("page")) is kept
+            assert find_kept(files, "page") is kept
             found = await files.find([as_file("page")])
             assert found is not None
             assert found.variant is not None

@@ -15,10 +15,11 @@ import pytest
 
 from aioserve.content.disk import Disk
 from aioserve.content.files import Files
+from aioserve.content.route import Routes
 from aioserve.content.site import Site
 from aioserve.protocol.conditional import format_http_date
 from aioserve.protocol.message import BadRequest, Fields, Request
-from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Plan, Slice
+from aioserve.protocol.plan import Body, Bytes, Empty, Parts, Pieces, Plan, Slice
 from aioserve.protocol.variant import Handle
 from tests.content.conftest import Open, is_open, no_descriptor_left, without_privileges
 
@@ -63,6 +64,8 @@ async def read_body(body: Body) -> bytes:
             return data
         case Parts(parts):
             return b"".join([await read_body(part) for part in parts])
+        case Pieces(pieces):
+            return b"".join([piece async for piece in pieces])
         case _:
             assert_never(body)
 
@@ -80,7 +83,8 @@ def make_site(root: Path, open_files: Open) -> Sites:
     """Makes sites of `root`, with the options of Files that are given."""
 
     def make_site(*, index: Sequence[str] = ("index.html",), name: str = "", **options: object) -> Site:
-        return Site(open_files(root / name if name else root, **options), index=index)
+        files = open_files(root / name if name else root, **options)
+        return Site(files, routes=Routes(index=index, only_name=files.only_name))
 
     return make_site
 
@@ -396,7 +400,7 @@ class TestNotFound:
     ) -> None:
         write(public_root, {"page.html": PAGE})
         (public_root / "404.html").touch(0o000)
-        site = Site(open_files(public_root), index=())
+        site = Site(open_files(public_root), routes=Routes(index=()))
         with without_privileges():
             answer = await ask(site, "/nothing")
             assert (answer.status, answer.body) == (404, b"----Not found----")
@@ -480,7 +484,7 @@ class TestErrors:
         (public_root / "index.html").touch(0o000)
         (public_root / "index.htm").touch(0o644)
         (public_root / "closed").chmod(0o000)
-        site = Site(open_files(public_root), index=("index.html", "index.htm"))
+        site = Site(open_files(public_root), routes=Routes(index=("index.html", "index.htm")))
         with without_privileges():
             for target in ("/secret.txt", "/", "/closed/page.html", "/closed/nothing", "/closed/"):
                 answer = await ask(site, target)
@@ -514,7 +518,7 @@ class TestErrors:
         holding = asyncio.create_task(disk.run("another", hold, queue_s=None))
         await is_held.wait()
         files = Files(root, disk=disk)
-        site = Site(files, index=())
+        site = Site(files, routes=Routes(index=()))
         assert (await ask(site, "/page.html")).status == 503
         may_go.set()
         await holding
@@ -538,7 +542,7 @@ class TestErrors:
         self, public_root: Path, open_files: Open, accept: str
     ) -> None:
         (public_root / "secret.txt").touch(0o000)
-        site = Site(open_files(public_root), index=())
+        site = Site(open_files(public_root), routes=Routes(index=()))
         with without_privileges():
             for target in ("/secret.txt", "/nothing.txt"):
                 answer = await ask(site, target, accept=accept)

@@ -39,8 +39,10 @@ Respond = Callable[[Site, Request, int], AsyncIterator[Plan]]
 class LongWay:
     """What `Site.respond` gives, where the answer never is at hand at once."""
 
-    def __init__(self, respond: AbstractAsyncContextManager[Plan]) -> None:
+    def __init__(self, respond: AbstractAsyncContextManager[Plan], request: Request) -> None:
         self._respond = respond
+        self.request = request
+        self.match = None
 
     def __enter__(self) -> Plan:
         raise BlockingIOError
@@ -62,7 +64,11 @@ class LongWay:
 def answer_by(monkeypatch: pytest.MonkeyPatch, respond: Respond) -> None:
     """Every request is answered by `respond`."""
     manage = asynccontextmanager(respond)
-    monkeypatch.setattr(Site, "respond", lambda *request: LongWay(manage(*request)))
+
+    def answer(site: Site, request: Request, now_s: int) -> LongWay:
+        return LongWay(manage(site, request, now_s), request)
+
+    monkeypatch.setattr(Site, "respond", answer)
 
 
 def before_sending(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aioserve.network import machine
-from aioserve.network.machine import find_addresses, find_port_owner
+from aioserve.network.machine import find_addresses, find_outward_address, find_port_owner
 
 FAMILIES = [
     pytest.param(socket.AF_INET, "127.0.0.1", id="IPv4"),
@@ -91,3 +91,10 @@ class TestPortOwner:
         monkeypatch.setattr(machine, "_DESCRIPTORS", "/nowhere/*")
         with socket.create_server(("127.0.0.1", 0)) as listening:
             assert find_port_owner(listening.getsockname()[1]) is None
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_what_others_see_is_an_address_of_an_interface(family: int) -> None:
+    address = find_outward_address(family)
+
+    assert address is None or address in find_addresses(family)

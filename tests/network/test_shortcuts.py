@@ -33,7 +33,7 @@ from aioserve.content.files import Files
 from aioserve.network import shortcuts as shortcuts_module
 from aioserve.network.access_log import Exchange
 from aioserve.network.connection import Begun, Connection
-from aioserve.network.shortcuts import Shortcuts
+from aioserve.network.shortcuts import Known, Shortcuts
 from aioserve.protocol.conditional import format_etag, format_http_date
 from tests.content.conftest import is_open, open_descriptors
 from tests.network.breaking import begin_transfer, read_what_comes, take_away
@@ -486,10 +486,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return heads
 
 
-async def find_differences(root: Path, requests: list[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+async def find_differences(
+    root: Path, requests: list[bytes], **options: object
+) -> list[tuple[bytes, bytes, bytes]]:
     """The requests that get another answer by the shortcut, with it and with that of the long way."""
     different = []
-    async with run_reference(root) as known, run_reference(root, cache_size=0) as unknown:
+    async with (
+        run_reference(root, **options) as known,
+        run_reference(root, cache_size=0, **options) as unknown,
+    ):
         for request in requests:
             wanted = await unknown.exchange(request)
             ways = [(request,), (request,), (request,), (request[:-1], request[-1:])]
@@ -498,6 +503,43 @@ async def find_differences(root: Path, requests: list[bytes]) -> list[tuple[byte
                 if answers != wanted:
                     different.append((request, answers, wanted))
     return different
+
+
+APP = "https://app.example"
+
+OWNERS = [
+    pytest.param({}, id="no wish"),
+    pytest.param({"cors": "*"}, id="pages of all origins read"),
+    pytest.param({"cors": f"{APP},http://b"}, id="pages of two origins read"),
+    pytest.param({"data": True}, id="data"),
+    pytest.param({"coi": True, "security_headers": True}, id="presets"),
+    pytest.param(
+        {
+            "header": ["X-One: 1, 2", "Vary: DNT", "Expires: 0"],
+            "cache_control": ["*.txt: no-store", "/**/*.js: max-age=1"],
+        },
+        id="fields",
+    ),
+    pytest.param(
+        {"header": ["X-Content-Type-Options: none", "Cache-Control: private"], "cors": APP, "data": True},
+        id="fields that are there, and data for one origin",
+    ),
+]
+
+OWNED_FIELDS = [
+    (),
+    (f"Origin: {APP}",),
+    ("origin: https://evil.example",),
+    ("ORIGIN: null",),
+    ("Origin: http://b", f"If-None-Match: {ETAG}"),
+    (f"Origin: {APP}", "Range: bytes=1-2"),
+    ("Origin: http://c", "Range: bytes=99-"),
+    (f"Origin: {APP}", 'If-Match: "other"'),
+    (f"Origin: {APP}", f"Origin: {APP}"),
+    (f"Origin: {APP}", "Connection: close"),
+    (f"Origin: {APP}", "Accept: text/html"),
+    (f"Origin: {APP}", "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: range"),
+]
 
 
 class TestAnswers:
@@ -572,6 +614,28 @@ class TestAnswers:
         requests = [cast(bytes, head) for row in ODD_HEADS for head in row.values]
 
         assert await find_differences(site_root, requests) == []
+
+    @pytest.mark.parametrize("options", OWNERS)
+    async def test_what_the_owner_wants_is_answered_alike(
+        self, site_root: Path, taken: list[bytes], options: dict[str, object]
+    ) -> None:
+        hashed = site_root / "folder" / "index-BhbPfTHF.js"
+        hashed.write_bytes(b"export {}\n")
+        os.utime(hashed, ns=(MODIFIED_NS, MODIFIED_NS))
+        # Different origins by turns: what is remembered for one is not for another.
+        lines = {
+            "GET /hello.txt": OWNED_FIELDS,
+            "GET /folder/index-BhbPfTHF.js": OWNED_FIELDS[:4],
+            "GET /none": (*OWNED_FIELDS[:4], *OWNED_FIELDS[-3:]),
+            "GET /folder": OWNED_FIELDS[:2],
+            "HEAD /hello.txt": OWNED_FIELDS[:7],
+            "OPTIONS /hello.txt": OWNED_FIELDS[-1:],
+            "PUT /hello.txt": OWNED_FIELDS[:2],
+        }
+        requests = [ask(f"{line} HTTP/1.1", *fields) for line, several in lines.items() for fields in several]
+
+        assert await find_differences(site_root, requests, **options) == []
+        assert {ask(GET, *fields) for fields in OWNED_FIELDS[:4]} <= set(taken)
 
 
 @pytest.fixture(scope="module")
@@ -686,7 +750,7 @@ class TestTaken:
         ]
         async with serve() as server, RawClient(server.port) as client:
             for line in lines:
-                await client.ask(ask(line))
+                await client.ask(ask(line, *CHROME))
             wakeups.clear()
             for number in range(20):
                 for line in lines:
@@ -771,6 +835,11 @@ class TestTaken:
                     assert (await client.ask(HELLO)).status == 404
 
 
+def known_lines(shortcuts: Shortcuts) -> list[Known]:
+    """What is remembered of request lines, for all codings that clients take."""
+    return [known for lines in shortcuts._lines.values() for known in lines.values()]
+
+
 def find_shortcuts(server: Server) -> Shortcuts:
     """Those that all connections of a server share."""
     (served,) = server._streams.values()
@@ -796,10 +865,10 @@ class TestMemory:
                 for _ in range(2):
                     assert (await client.ask(ask(line, *fields))).body == HELLO_BODY
 
-                assert len(shortcuts._lines) <= 100
+                assert len(known_lines(shortcuts)) <= 100
                 most_blocks = max(most_blocks, len(shortcuts._blocks))
-            (answers,) = {id(known.answers): known.answers for known in shortcuts._lines.values()}.values()
-            assert len(shortcuts._lines) == 100
+            (answers,) = {id(known.answers): known.answers for known in known_lines(shortcuts)}.values()
+            assert len(known_lines(shortcuts)) == 100
             assert most_blocks == 50
             assert 0 < len(answers) <= 8
             assert (await client.ask(HELLO)).body == HELLO_BODY
@@ -832,7 +901,7 @@ class TestMemory:
                     await client.ask(ask(line, f"Range: bytes=1-{number + 1}"))
 
             assert set(shortcuts._blocks) == blocks
-            assert all(len(known.kept.answers["GET"]) <= 1 for known in shortcuts._lines.values())
+            assert all(len(known.answers) <= 1 for known in known_lines(shortcuts))
 
     async def test_lines_are_remembered_without_their_fields(self, serve: Serve, site_root: Path) -> None:
         (site_root / "404.html").unlink()
@@ -843,7 +912,7 @@ class TestMemory:
                     for line in (f"GET /hello.txt?{number}{len(fields)} HTTP/1.1", f"GET /{number} HTTP/1.1"):
                         await client.ask(ask(line, *fields))
             shortcuts = find_shortcuts(server)
-            requests = [known.request for known in shortcuts._lines.values()]
+            requests = [known.request for known in known_lines(shortcuts)]
             requests += [request for _, request in shortcuts._absent.values()]
 
             assert len(requests) >= 100
@@ -873,8 +942,9 @@ class TestMemory:
             for name in names:
                 for _ in range(2):
                     assert len((await client.ask(ask(f"GET /{name} HTTP/1.1"))).body) == size_bytes
-            lines = find_shortcuts(server)._lines.values()
-            contents = {known.kept.segments: known.kept.variant.handle.data for known in lines}
+            lines = known_lines(find_shortcuts(server))
+            all_kept = [known.match.kept for known in lines]
+            contents = {kept.key: kept.variant.handle.data for kept in all_kept}
 
             assert len(lines) == len(names)
             assert sum(len(data) for data in contents.values() if data is not None) <= cache_bytes

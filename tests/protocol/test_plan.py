@@ -18,6 +18,7 @@ from aioserve.protocol.plan import (
     Bytes,
     Empty,
     Parts,
+    Pieces,
     Plan,
     Slice,
     find_conditions,
@@ -107,6 +108,8 @@ def gather(body: Body) -> bytes:
             return body.handle.data[body.start : body.stop]
         case Parts():
             return b"".join(map(gather, body.parts))
+        case Pieces():
+            raise AssertionError("they are made when they are sent")
 
 
 class TestWholeFile:
