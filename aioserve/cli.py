@@ -243,14 +243,14 @@ def compress(folder: str, types: str | None, jobs: str | None) -> None:
     They are as small as each coding can make them, for a server that sends them as they are. Forms that are
     newer than their file are left alone, and forms that would not be 5 % smaller are not written.
     """
+    if os.open not in os.supports_dir_fd:
+        console.fail(2, "this system cannot open a file relative to a folder, which Linux and macOS can")
     from aioserve.content import compression, precompress
     from aioserve.content.files import EXTENSIONS
 
     is_wanted = precompress.make_filter(_split_types(types))
     threads = _count_jobs(jobs)
     shown = console.make_printable(folder)
-    if os.open not in os.supports_dir_fd:
-        console.fail(2, "this system cannot open a file relative to a folder, which Linux and macOS can")
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:

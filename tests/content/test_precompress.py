@@ -496,6 +496,21 @@ class TestCommand:
             assert re.fullmatch(rf"  {extension:<5}{len(names)} written; saves [\d.]+ KiB", line)
             assert all(decode(folder / name, coding) == (folder / name).read_bytes() for name in names)
 
+    def test_the_command_of_the_page_compresses_the_sample_site(self, tmp_path: Path) -> None:
+        page = (PROJECT / "docs" / "compression.md").read_text()
+        (line,) = re.findall(r"^```sh\n(.*)\n```$", page, re.MULTILINE)
+        program, *words = line.split()
+        shutil.copytree(PROJECT / "public", tmp_path / "public")
+
+        done = run(*words, folder=tmp_path)
+
+        assert program == "aioserve"
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (
+            decode(tmp_path / "public" / "index.html", "gzip")
+            == (PROJECT / "public" / "index.html").read_bytes()
+        )
+
     def test_a_second_time_all_is_up_to_date(self, folder: Path) -> None:
         write(folder / "a.txt", TEXT)
         run("compress", folder)
