@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from aioserve import Server
+from aioserve.network.shortcuts import Shortcuts
 from tests.content.conftest import open_descriptors
 from tests.network.waiting import wait_until
 
@@ -69,6 +70,21 @@ Serve = Callable[..., AbstractAsyncContextManager[Server]]
 def serve(serving: Serving) -> Serve:
     """Serves `site_root` for a block, as `serve_all` does, with the options that are given."""
     return lambda **options: serve_all(serving(**options))
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The heads that have been answered by the shortcut."""
+    original, heads = Shortcuts.find, list[bytes]()
+
+    def find(shortcuts: Shortcuts, head: bytes) -> object:
+        found = original(shortcuts, head)
+        if found is not None:
+            heads.append(head)
+        return found
+
+    monkeypatch.setattr(Shortcuts, "find", find)
+    return heads
 
 
 @contextlib.asynccontextmanager

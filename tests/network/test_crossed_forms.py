@@ -21,7 +21,6 @@ from aioserve.content import forms as forms_module
 from aioserve.content.compression import compress, list_codings
 from aioserve.content.files import EXTENSIONS
 from aioserve.content.forms import MAX_BYTES
-from aioserve.network.shortcuts import Shortcuts
 from aioserve.protocol.conditional import format_http_date
 from tests.content.test_compression import decode
 from tests.network.conftest import Serve
@@ -192,21 +191,6 @@ async def check_all(client: RawClient, form: Form, of_parts: Form) -> None:
         head = make_head(chosen, method, *fields)
         async for answer in ask_both_ways(client, head, method):
             check(answer, chosen, expect_status(method, condition, stands), stands, method)
-
-
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The heads that have been answered by the shortcut."""
-    original, heads = Shortcuts.find, list[bytes]()
-
-    def find(shortcuts: Shortcuts, head: bytes) -> object:
-        found = original(shortcuts, head)
-        if found is not None:
-            heads.append(head)
-        return found
-
-    monkeypatch.setattr(Shortcuts, "find", find)
-    return heads
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])  # what is decided knows of no loop

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from aioserve import Server
-from aioserve.network.shortcuts import Shortcuts
 from tests.content.conftest import without_privileges
 from tests.network.conftest import LARGE, Serve, serve_all
 from tests.raw_client import Answer, RawClient, get
@@ -37,21 +36,6 @@ def files_of_long_ago(site_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was made just now would not be kept: its time of change cannot be set, so that rule is."""
     (site_root / "about.html").write_bytes(ABOUT)
     monkeypatch.setattr("aioserve.content.files._RACY_NS", -(10**18))
-
-
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The heads that have been answered by the shortcut."""
-    original, heads = Shortcuts.find, list[bytes]()
-
-    def find(shortcuts: Shortcuts, head: bytes) -> object:
-        found = original(shortcuts, head)
-        if found is not None:
-            heads.append(head)
-        return found
-
-    monkeypatch.setattr(Shortcuts, "find", find)
-    return heads
 
 
 async def ask(client: RawClient, target: str, *fields: str, method: str = "GET") -> Answer:

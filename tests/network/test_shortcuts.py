@@ -515,21 +515,6 @@ async def run_reference(root: Path, **options: Any) -> AsyncIterator[Reference]:
         yield Reference(server, client)
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The heads that have been answered by the shortcut."""
-    original, heads = Shortcuts.find, list[bytes]()
-
-    def find(shortcuts: Shortcuts, head: bytes) -> object:
-        found = original(shortcuts, head)
-        if found is not None:
-            heads.append(head)
-        return found
-
-    monkeypatch.setattr(Shortcuts, "find", find)
-    return heads
-
-
 async def find_differences(
     root: Path, requests: list[bytes], **options: object
 ) -> list[tuple[bytes, bytes, bytes]]:
